@@ -1,0 +1,1 @@
+"""Clients of containerd: its CRI socket and its own services, over our checked-in stubs."""

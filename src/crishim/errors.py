@@ -1,0 +1,92 @@
+"""The one tree of errors that crishim raises on purpose.
+
+A class exists only where a caller acts differently on it; everything else is a field. This module
+must never know gRPC: `server/status.py` holds the one table from these classes to status codes.
+"""
+
+from __future__ import annotations
+
+
+class CrishimError(Exception):
+    """Base of all our errors: what went wrong, the evidence, and how to mend it.
+
+    Args:
+        brief: one sentence for the person who made the call.
+        details: evidence, such as the last lines of a tool's log; may span lines.
+        hint: what to do about it.
+    """
+
+    def __init__(self, brief: str, *, details: str = "", hint: str = "") -> None:
+        super().__init__(brief)
+        self.brief = brief
+        self.details = details
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = self.brief
+        if self.details:
+            text += f": {self.details}"
+        if self.hint:
+            text += f" ({self.hint})"
+        return text
+
+
+class InvalidRequest(CrishimError):
+    """A malformed id, path, option or configuration."""
+
+
+class NotFound(CrishimError):
+    """The container, sandbox or checkpoint named by the caller does not exist."""
+
+
+class AlreadyExists(CrishimError):
+    """Something of that name is already there."""
+
+
+class Precondition(CrishimError):
+    """The state of the container, pod or node forbids the call; a retry alone will not help."""
+
+
+class Busy(CrishimError):
+    """Another operation on the same object is under way; the whole call may be retried."""
+
+
+class Unsupported(CrishimError):
+    """The method or the mode is switched off, or this node cannot do it."""
+
+
+class NoSpace(CrishimError):
+    """Disk, memory or a bounded queue is full."""
+
+
+class Unavailable(CrishimError):
+    """containerd is not reachable, or we are starting or stopping."""
+
+
+class DeadlineExceeded(CrishimError):
+    """Our own deadline for a phase ran out; the message names the phase."""
+
+
+class Corrupt(CrishimError):
+    """Stored data does not match its digest or its format."""
+
+
+class ToolFailed(CrishimError):
+    """An external program ended with an error.
+
+    Args:
+        tool: the program's name, for instance "runc".
+        exit_status: its exit status, or minus the signal that ended it.
+        log_path: the whole log, kept for the operator; "" if there is none.
+    """
+
+    def __init__(
+        self, tool: str, exit_status: int, *, details: str = "", hint: str = "", log_path: str = ""
+    ) -> None:
+        ending = f"signal {-exit_status}" if exit_status < 0 else f"exit status {exit_status}"
+        if log_path:
+            hint = f"{hint}; " * bool(hint) + f"whole log: {log_path}"
+        super().__init__(f"{tool} failed with {ending}", details=details, hint=hint)
+        self.tool = tool
+        self.exit_status = exit_status
+        self.log_path = log_path

@@ -1,0 +1,4 @@
+"""Linux primitives: processes, mounts, cgroups, namespaces, netlink, packets, durable files.
+
+Nothing here knows containers, archives or gRPC.
+"""

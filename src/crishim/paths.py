@@ -1,0 +1,73 @@
+"""Where crishim keeps things on a node, as functions of one state and one run directory.
+
+Layout: STATE survives a reboot (checkpoints, journals, bundles of restored containers); RUN is a
+tmpfs (sockets, locks). Nothing else in the code joins these paths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crishim.ids import CheckpointName, ContainerId, SandboxId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """The layout; both roots are absolute."""
+
+    state: Path = Path("/var/lib/crishim")
+    run: Path = Path("/run/crishim")
+
+    @property
+    def lock(self) -> Path:
+        """The file that one running daemon holds locked."""
+        return self.run / "crishim.lock"
+
+    @property
+    def wrapper(self) -> Path:
+        """The runtime wrapper; it outlives the daemon's package, so it lies in the state."""
+        return self.state / "bin" / "crishim-runc"
+
+    @property
+    def store(self) -> Path:
+        """Directory of stored checkpoints, 0700."""
+        return self.state / "checkpoints"
+
+    def checkpoint(self, name: CheckpointName) -> Path:
+        """Return the archive of one stored checkpoint."""
+        return self.store / f"{name}.tar"
+
+    @property
+    def dumps(self) -> Path:
+        """Parent of the working directories of dumps."""
+        return self.state / "dumps"
+
+    def dump(self, container: ContainerId) -> Path:
+        """Return the working directory of a dump: images, logs, journal; gone after success."""
+        return self.dumps / container
+
+    @property
+    def logs(self) -> Path:
+        """Directory of dump and restore logs kept after a failure."""
+        return self.state / "logs"
+
+    @property
+    def restores(self) -> Path:
+        """Parent of the directories of containers to be restored or restored."""
+        return self.state / "restores"
+
+    def restore(self, container: ContainerId) -> Path:
+        """Return the directory that the runtime wrapper of one container reads."""
+        return self.restores / container
+
+    @property
+    def sandboxes(self) -> Path:
+        """Parent of the records of sandboxes whose address we changed."""
+        return self.state / "sandboxes"
+
+    def sandbox(self, sandbox: SandboxId) -> Path:
+        """Return the record of one sandbox: CNI's own and the preserved addresses."""
+        return self.sandboxes / f"{sandbox}.json"

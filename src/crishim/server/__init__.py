@@ -1,0 +1,1 @@
+"""The gRPC server: the relay, the CRI methods that we change, our own service, the error table."""

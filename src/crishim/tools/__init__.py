@@ -1,0 +1,1 @@
+"""One module per external program or library: options in, argv or call, result out."""

@@ -1,0 +1,91 @@
+"""The directory of one container that is to be restored, or was: what the runtime wrapper reads.
+
+    runc          path of the real runc, one line
+    crishim-runc  the wrapper itself; containerd's record of the container names it
+    options       options of `runc restore`, one word per line
+    criu.conf     CRIU's options that runc has no flag for
+    pending       the plan, as JSON; as long as it is there, a `create` restores
+    record        containerd's own record of the container, while it is being exchanged
+    images, work  CRIU's images (or where they are mounted) and its log
+
+The directory stays as long as the container does, because containerd's shim calls the wrapper for
+its kill and its delete, also when no daemon of ours runs.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from crishim.errors import Corrupt
+from crishim.kernel import atomic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WRAPPER = "crishim-runc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestorePlan:
+    """What StartContainer has to do for a container with a checkpoint.
+
+    Attributes:
+        sandbox: id of the pod sandbox it lives in.
+        archive: absolute path of the checkpoint.
+        address: "keep" or "new".
+        tcp: "established", "close" or "refuse".
+        on_failure: "fail" or "cold".
+        source_container: id that the container had when it was dumped.
+        interfaces: InterfaceState of the source pod, as JSON values.
+    """
+
+    sandbox: str
+    archive: str
+    address: str
+    tcp: str
+    on_failure: str
+    source_container: str
+    interfaces: tuple[dict[str, Any], ...]
+
+
+def write(
+    directory: Path, *, plan: RestorePlan, runc: str, options: list[str], criu_config: str
+) -> Path:
+    """Fill the directory of one container and return the path of its wrapper.
+
+    Args: directory: exists, 0700, with `images` and `work` in it.
+    The plan comes last: without it the wrapper refuses to create anything.
+    """
+    script = importlib.resources.files("crishim.checkpoint").joinpath("runc-wrapper.sh")
+    wrapper = directory / WRAPPER
+    atomic.write_file(wrapper, script.read_bytes(), mode=0o755)
+    atomic.write_file(directory / "runc", f"{runc}\n".encode(), mode=0o600)
+    atomic.write_file(
+        directory / "options", "".join(f"{o}\n" for o in options).encode(), mode=0o600
+    )
+    atomic.write_file(directory / "criu.conf", criu_config.encode(), mode=0o600)
+    atomic.write_file(directory / "pending", json.dumps(asdict(plan)).encode(), mode=0o600)
+    return wrapper
+
+
+def read(directory: Path) -> RestorePlan | None:
+    """Return the plan of a container that waits for its restore; None if none waits.
+
+    Raises: Corrupt: the plan is there and cannot be read.
+    """
+    try:
+        table = json.loads((directory / "pending").read_bytes())
+        return RestorePlan(**{**table, "interfaces": tuple(table["interfaces"])})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise Corrupt(f"the restore plan in {directory} is damaged", details=str(error)) from error
+
+
+def finish(directory: Path) -> None:
+    """Mark the checkpoint as used up: from now on the wrapper refuses to create the container."""
+    (directory / "pending").unlink(missing_ok=True)
+    atomic.fsync_dir(directory)

@@ -1,0 +1,76 @@
+"""Name the steps of a flow, time them, and tell whoever listens.
+
+A flow enters each of its steps through `Phases.step`; what comes out are the progress events of a
+call, the timeline in the statistics, and the place where the caller's deadline is looked at:
+between steps, never inside one, because a running CRIU must not be killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from crishim.errors import DeadlineExceeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseTime:
+    """One finished step: its name, when it began after the call did, how long it took."""
+
+    name: str
+    begun_us: int
+    duration_us: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Phases:
+    """The steps of one call.
+
+    Args:
+        timeout_s: deadline of the whole call; None for none.
+        listener: called with the name of each step as it begins and the microseconds since the
+            call began; must not block.
+    """
+
+    timeout_s: float | None = None
+    listener: Callable[[str, int], None] | None = None
+    done: list[PhaseTime] = field(default_factory=list)
+    _begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed_us(self) -> int:
+        """Microseconds since the call began."""
+        return int((time.monotonic() - self._begun) * 1e6)
+
+    @contextlib.contextmanager
+    def step(self, name: str, *, deadline: bool = True) -> Iterator[None]:
+        """Run the block as the step `name`.
+
+        Args: deadline: look at the call's deadline first; False where the only way is forward.
+        Raises: DeadlineExceeded: the deadline passed before this step.
+        """
+        begun_us = self.elapsed_us
+        if deadline and self.timeout_s is not None and begun_us > self.timeout_s * 1e6:
+            last = self.done[-1].name if self.done else "start"
+            raise DeadlineExceeded(f"the deadline passed in phase {last!r}, before {name!r}")
+        if self.listener is not None:
+            self.listener(name, begun_us)
+        try:
+            yield
+        finally:
+            duration_us = self.elapsed_us - begun_us
+            self.done.append(PhaseTime(name=name, begun_us=begun_us, duration_us=duration_us))
+            _log.debug("phase %s took %d us", name, duration_us)
+
+    def between_us(self, first: str, last: str) -> int:
+        """Return the time from the end of step `first` to the end of step `last`."""
+        ends = {phase.name: phase.begun_us + phase.duration_us for phase in self.done}
+        return max(0, ends[last] - ends[first])

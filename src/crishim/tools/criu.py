@@ -1,0 +1,106 @@
+"""What we say to CRIU and read from it beside runc: configuration files and statistics.
+
+Source: criu(8) "configuration files"; images/stats.proto and criu/stats.c of CRIU 4.2.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from crishim.errors import Corrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_IMG_SERVICE_MAGIC = 0x55105940
+_STATS_MAGIC = 0x57093306
+_STATS_CAP_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpStatistics:
+    """CRIU's own figures of one dump; the names are those of `dump_stats_entry`."""
+
+    freezing_us: int = 0
+    frozen_us: int = 0
+    memdump_us: int = 0
+    memwrite_us: int = 0
+    pages_scanned: int = 0
+    pages_skipped_parent: int = 0
+    pages_written: int = 0
+
+
+def dump_config(*, link_remap: bool, tcp_close: bool) -> str:
+    """Return the CRIU options of a dump that runc has no flag for.
+
+    The network lock is ours (`checkpoint/hold.py`), so CRIU's is off: its iptables rules would
+    cost more than the dump of a small process and would cover the whole pod.
+
+    Args:
+        link_remap: needed here only where runc has no flag for it.
+        tcp_close: dump established connections as closed ones.
+    """
+    lines = ["network-lock skip", "ghost-limit 1G"]
+    if link_remap:
+        lines.append("link-remap")
+    if tcp_close:
+        lines.append("tcp-close")
+    return "\n".join(lines) + "\n"
+
+
+def restore_config(*, tcp_close: bool) -> str:
+    """Return the CRIU options of a restore that runc has no flag for."""
+    return "network-lock skip\n" + "tcp-close\n" * tcp_close
+
+
+def read_dump_statistics(path: Path) -> DumpStatistics:
+    """Decode CRIU's stats-dump.
+
+    Raises: Corrupt: it is not such a file.
+    """
+    with path.open("rb") as file:
+        data = file.read(_STATS_CAP_BYTES)
+    try:
+        service, kind, size = struct.unpack_from("<III", data)
+        if (service, kind) != (_IMG_SERVICE_MAGIC, _STATS_MAGIC):
+            raise Corrupt(f"{path.name} does not begin as CRIU's statistics do")
+        entry = dict(_protobuf_fields(data[12 : 12 + size]))
+        dump = entry.get(1)
+        values = dict(_protobuf_fields(dump)) if isinstance(dump, bytes) else {}
+    except (struct.error, IndexError) as error:
+        raise Corrupt(f"{path.name} is cut short") from error
+    named = {}
+    for number, field in enumerate(fields(DumpStatistics), start=1):
+        value = values.get(number, 0)
+        named[field.name] = value if isinstance(value, int) else 0
+    return DumpStatistics(**named)
+
+
+def _protobuf_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Yield number and value of the varint and length-delimited fields of one message."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        if key & 7 == 0:
+            value, at = _varint(data, at)
+            yield key >> 3, value
+        elif key & 7 == 2:
+            size, at = _varint(data, at)
+            yield key >> 3, data[at : at + size]
+            at += size
+        else:
+            raise Corrupt(f"unexpected wire type {key & 7} in CRIU's statistics")
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value, at
+        shift += 7

@@ -1,0 +1,54 @@
+"""Find the words that matter in the logs of runc and CRIU.
+
+The only place that matches the text of tools' output. It must never decide anything: callers put
+what it returns into the details of an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_CRIU_ERROR = re.compile(r"^\([0-9.]+\)\s+(?:\d+:\s+)?(Error .*|.*FAILED.*)$")
+_TAIL_BYTES = 1 << 20
+
+
+def criu_errors(log: Path, *, lines: int = 4) -> str:
+    """Return the last error lines of a dump.log or restore.log, joined by "; ".
+
+    Args: lines: how many at the most.
+    Returns: "" when there is no log or it holds no error.
+    """
+    found = []
+    for line in _tail(log).splitlines():
+        match = _CRIU_ERROR.match(line)
+        if match:
+            found.append(match.group(1).strip())
+    return "; ".join(found[-lines:])
+
+
+def runc_error(log: Path) -> str:
+    """Return the message of the last error in a runc log of format json; "" if there is none."""
+    message = ""
+    for line in _tail(log).splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("level") in {"error", "fatal"}:
+            message = str(entry.get("msg", ""))
+    return message
+
+
+def _tail(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""

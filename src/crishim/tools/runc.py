@@ -1,0 +1,172 @@
+"""Drive runc: frozen options in, argument lists, results out.
+
+runc in turn drives CRIU; what it has no flag for reaches CRIU through a configuration file named by
+CRIU_CONFIG_FILE (`tools/criu.py`). A running dump is never killed: a killed CRIU leaves its
+parasite in the process.
+
+Source: `runc --help` of 1.1.15 and 1.3.6; main.go and checkpoint.go of runc 1.3.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from crishim.errors import Precondition, ToolFailed
+from crishim.kernel import process
+from crishim.tools import logs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from crishim.ids import ContainerId
+
+_TIMEOUT_S = 30.0
+_VERSION = re.compile(r"runc version (\S+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runc:
+    """One runc as containerd's shim calls it: binary, state directory, cgroup driver."""
+
+    binary: str
+    root: Path
+    systemd_cgroup: bool = False
+
+    def argv(self, *words: str) -> list[str]:
+        """Return the command line of one verb, with the global options before it."""
+        systemd = ["--systemd-cgroup"] if self.systemd_cgroup else []
+        return [self.binary, "--root", str(self.root), *systemd, *words]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuncFacts:
+    """What one runc binary is and can do.
+
+    Attributes:
+        link_remap: `runc checkpoint` has --link-remap (1.3 and newer).
+        cgroups_mode: the mode in which restored tasks land in the new container's cgroup: "ignore"
+            where runc knows it (1.2 and newer), else "soft".
+    """
+
+    version: str
+    link_remap: bool
+    cgroups_mode: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointOptions:
+    """Options of `runc checkpoint`.
+
+    Attributes:
+        images: existing directory that CRIU writes its images into.
+        work: existing directory for dump.log and stats-dump.
+        criu_config: file with CRIU options that runc has no flag for.
+        leave_running: do not end the processes.
+        cgroups_mode: see RuncFacts.
+        link_remap: allow hard links to unlinked open files; only where runc has the flag.
+    """
+
+    images: Path
+    work: Path
+    criu_config: Path
+    leave_running: bool
+    cgroups_mode: str
+    tcp_established: bool = True
+    file_locks: bool = True
+    external_unix: bool = True
+    link_remap: bool = False
+
+    def argv(self, container: ContainerId) -> list[str]:
+        """Return verb, options and container id."""
+        flags = {
+            "--leave-running": self.leave_running,
+            "--tcp-established": self.tcp_established,
+            "--file-locks": self.file_locks,
+            "--ext-unix-sk": self.external_unix,
+            "--link-remap": self.link_remap,
+        }
+        return [
+            "checkpoint",
+            "--image-path",
+            str(self.images),
+            "--work-path",
+            str(self.work),
+            "--manage-cgroups-mode",
+            self.cgroups_mode,
+            *(flag for flag, wanted in flags.items() if wanted),
+            container,
+        ]
+
+
+async def facts(binary: str) -> RuncFacts:
+    """Ask a runc what it is and what its checkpoint command knows.
+
+    Raises: Precondition: the binary is missing or is not runc.
+    """
+    done = await process.run([binary, "--version"], timeout_s=_TIMEOUT_S)
+    text = done.stdout.decode(errors="replace")
+    match = _VERSION.match(text)
+    if done.exit_status != 0 or not match:
+        raise Precondition(
+            f"{binary} is not runc",
+            details=text.partition("\n")[0],
+            hint="crishim checkpoints and restores containers of runc only",
+        )
+    usage = await process.run([binary, "checkpoint", "--help"], timeout_s=_TIMEOUT_S)
+    return RuncFacts(
+        version=match.group(1),
+        link_remap=b"--link-remap" in usage.stdout,
+        cgroups_mode="ignore" if b"|ignore" in usage.stdout else "soft",
+    )
+
+
+async def state(runc: Runc, container: ContainerId) -> dict[str, Any]:
+    """Return `runc state` as parsed JSON: "status", "pid", "bundle" and more."""
+    text = await _verb(runc, ["state", container])
+    parsed: dict[str, Any] = json.loads(text)
+    return parsed
+
+
+async def pause(runc: Runc, container: ContainerId) -> None:
+    """Freeze all processes of the container; returns when the kernel confirms."""
+    await _verb(runc, ["pause", container])
+
+
+async def resume(runc: Runc, container: ContainerId) -> None:
+    """Thaw all processes of the container."""
+    await _verb(runc, ["resume", container])
+
+
+async def checkpoint(runc: Runc, container: ContainerId, options: CheckpointOptions) -> None:
+    """Dump a container through CRIU; without `leave_running` its processes end.
+
+    Raises: ToolFailed: with the last error lines of CRIU's log, which stays in `options.work`.
+    On cancel: waits until CRIU has ended; the caller finds out from runc's state what happened.
+    """
+    log = options.work / "runc.log"
+    done = await process.run(
+        runc.argv("--log", str(log), "--log-format", "json", *options.argv(container)),
+        timeout_s=_TIMEOUT_S,
+        env={"CRIU_CONFIG_FILE": str(options.criu_config)},
+        never_kill=True,
+    )
+    if done.exit_status != 0:
+        criu_log = options.work / "dump.log"
+        details = logs.criu_errors(criu_log) or logs.runc_error(log)
+        raise ToolFailed(
+            "runc checkpoint",
+            done.exit_status,
+            details=details or done.stderr.decode(errors="replace")[-500:].strip(),
+            log_path=str(criu_log) if criu_log.exists() else str(log),
+        )
+
+
+async def _verb(runc: Runc, words: list[str]) -> bytes:
+    done = await process.run(runc.argv(*words), timeout_s=_TIMEOUT_S)
+    if done.exit_status != 0:
+        text = done.stderr.decode(errors="replace").strip()
+        raise ToolFailed(f"runc {words[0]}", done.exit_status, details=text[-500:])
+    return done.stdout

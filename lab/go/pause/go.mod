@@ -1,0 +1,3 @@
+module crishim.invalid/lab/pause
+
+go 1.25

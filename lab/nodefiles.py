@@ -1,0 +1,114 @@
+"""The files that make a plain root a node: configuration, scripts, names.
+
+Pure text in, text out, and one function that writes them below a directory.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.network import POD_BRIDGE, UNDERLAY_GATEWAY, NodeNet
+
+if TYPE_CHECKING:
+    from lab.settings import Options
+
+GUEST = Path(__file__).parent / "guest"
+PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
+CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
+SUPERVISOR = "/usr/local/lib/lab/supervisor.py"
+_SCRIPTS = {
+    "supervisor.py": SUPERVISOR,
+    "service.py": "/usr/local/bin/service",
+    "critest_lab.py": "/usr/local/bin/critest-lab",
+    "install_crishim.py": "/usr/local/sbin/install-crishim",
+}
+
+# The machines this runs on may lack CAP_SYS_RESOURCE and AppArmor's user space.
+_CONTAINERD_V3 = f"""version = 3
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = 'overlayfs'
+  [plugins.'io.containerd.cri.v1.images'.pinned_images]
+    sandbox = '{PAUSE_IMAGE}'
+[plugins.'io.containerd.cri.v1.runtime']
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+    runtime_type = 'io.containerd.runc.v2'
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+      SystemdCgroup = false
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    bin_dirs = ['/usr/lib/cni']
+    conf_dir = '/etc/cni/net.d'
+"""
+_CONTAINERD_V2 = f"""version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{PAUSE_IMAGE}"
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      SystemdCgroup = false
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "/etc/cni/net.d"
+"""
+
+
+def containerd_config(version: str) -> str:
+    """Return containerd's configuration, in the format of the version (2.4, 2.1 or 1.7)."""
+    return _CONTAINERD_V2 if version.startswith("1.") else _CONTAINERD_V3
+
+
+def cni_config(net: NodeNet, options: Options) -> str:
+    """Return the node's CNI network list."""
+    ipam: dict[str, object] = {
+        "type": "host-local",
+        "ranges": net.ranges(dual_stack=options.dual_stack),
+        "routes": [{"dst": "0.0.0.0/0"}, *([{"dst": "::/0"}] if options.dual_stack else [])],
+    }
+    main: dict[str, object] = {"type": options.cni, "ipMasq": options.masquerade, "ipam": ipam}
+    if options.cni == "bridge":
+        main |= {"bridge": POD_BRIDGE, "isGateway": True, "hairpinMode": True}
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+    network = {"cniVersion": "1.0.0", "name": "lab", "plugins": [main, portmap]}
+    return json.dumps(network, indent=2) + "\n"
+
+
+def node_files(node: str, net: NodeNet, options: Options) -> dict[str, str]:
+    """Return path and content of every file that is made for one node."""
+    hosts = "".join(
+        f"{NodeNet(number, options.cni).address} node{number}\n"
+        for number in range(1, options.nodes + 1)
+    )
+    return {
+        "/etc/hostname": f"{node}\n",
+        "/etc/hosts": f"127.0.0.1 localhost\n::1 localhost\n{UNDERLAY_GATEWAY} lab\n{hosts}",
+        "/etc/resolv.conf": "options attempts:1 timeout:1\n",
+        "/etc/containerd/config.toml": containerd_config(options.containerd),
+        "/etc/cni/net.d/10-lab.conflist": cni_config(net, options),
+        "/etc/crictl.yaml": (
+            "runtime-endpoint: unix:///run/crishim/crishim.sock\n"
+            "image-endpoint: unix:///run/crishim/crishim.sock\n"
+            "timeout: 30\n"
+        ),
+        "/root/.bashrc": f"PS1='{node}:\\w# '\n",
+    }
+
+
+def write_node_files(root: Path, files: dict[str, str]) -> None:
+    """Write the node's own files and the lab's scripts below a directory."""
+    for name, content in files.items():
+        target = root / name.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content)
+    for source, name in _SCRIPTS.items():
+        target = root / name.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(GUEST / source, target)
+        target.chmod(0o755)
+    link = root / "usr/local/bin/crishim"
+    link.symlink_to("/opt/crishim/bin/crishim")

@@ -1,0 +1,63 @@
+"""Recursive deletes that cannot leave the tree they were given.
+
+They stay on one file system and refuse a tree with mounts in it: a bind mount forgotten by an
+ended process must not cost the machine its files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from lab.errors import LabError
+
+
+def mount_points() -> list[Path]:
+    """Return the mount points of this process's mount namespace."""
+    points = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        escaped = line.split(" ")[4]
+        points.append(Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), escaped)))
+    return points
+
+
+def remove_tree(tree: Path) -> None:
+    """Delete a directory tree; do nothing if it does not exist.
+
+    Raises: LabError: something is mounted at or below it, or it spans file systems; nothing of
+        the part behind the border is deleted.
+    """
+    try:
+        top = tree.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(top.st_mode):
+        raise LabError(f"{tree}: not a directory, not deleted")
+    real = tree.resolve()
+    for point in mount_points():
+        if point == real or real in point.parents:
+            raise LabError(f"{point} is mounted: {tree} is not deleted")
+    parent_fd = os.open(tree.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _remove(parent_fd, tree.name, top.st_dev)
+    finally:
+        os.close(parent_fd)
+
+
+def _remove(parent_fd: int, name: str, device: int) -> None:
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
+    try:
+        if os.fstat(fd).st_dev != device:
+            raise LabError(f"{name} is on another file system: not deleted")
+        with os.scandir(fd) as entries:
+            children = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for child, is_directory in children:
+            if is_directory:
+                _remove(fd, child, device)
+            else:
+                os.unlink(child, dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent_fd)

@@ -1,0 +1,111 @@
+"""Root file systems: the node's base, the builder's, and a layer of an older containerd.
+
+Everything comes from the machine's own Debian mirror through apt, which checks signatures.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from lab.cache import cached, recipe_key
+from lab.machine import apt_options, debian_mirror, find_mirror
+from lab.remove import remove_tree
+from lab.run import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NODE_PACKAGES = (
+    "attr",
+    "busybox-static",
+    "ca-certificates",
+    "checkpointctl",
+    "conntrack",
+    "containerd",
+    "containernetworking-plugins",
+    "criu",
+    "erofs-utils",
+    "iproute2",
+    "iptables",
+    "kmod",
+    "less",
+    "libnftables1",
+    "netcat-openbsd",
+    "nftables",
+    "procps",
+    "python3",
+    "python3-venv",
+    "runc",
+    "strace",
+    "systemd",
+    "systemd-sysv",
+    "tcpdump",
+)
+BUILDER_PACKAGES = ("golang-go", "ca-certificates")
+_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+def base_root(cache: Path) -> Path:
+    """Return a Debian sid root with containerd 2.1, runc, CRIU and what a node needs."""
+    return _debian(cache, "base", NODE_PACKAGES)
+
+
+def builder_root(cache: Path) -> Path:
+    """Return a Debian sid root with a Go compiler."""
+    return _debian(cache, "builder", BUILDER_PACKAGES)
+
+
+def _debian(cache: Path, kind: str, packages: tuple[str, ...]) -> Path:
+    def build(directory: Path) -> None:
+        argv = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}"]
+        for option in apt_options():
+            argv.append(f"--aptopt={option}")
+        for skipped in ("doc", "man", "locale", "info"):
+            argv.append(f"--dpkgopt=path-exclude=/usr/share/{skipped}/*")
+        mirror = debian_mirror()
+        # Without a mirror mmdebstrap takes Debian's own and finds the keyring by itself.
+        source = [f"deb [signed-by={_KEYRING}] {mirror} sid main"] if mirror else []
+        run([*argv, "--format=directory", "sid", str(directory), *source])
+
+    return cached(cache, kind, recipe_key("sid", *packages), build)
+
+
+def trixie_containerd(cache: Path) -> Path:
+    """Return a layer with Debian trixie's containerd 1.7 and its runc."""
+
+    def build(directory: Path) -> None:
+        # Where the machine names no Debian mirror, the base root has mmdebstrap's own choice.
+        written = (base_root(cache) / "etc/apt/sources.list").read_text()
+        mirror = debian_mirror() or find_mirror([(".list", written)])
+        _unpack_from_trixie(directory, f"deb [signed-by={_KEYRING}] {mirror} trixie main\n")
+
+    return cached(cache, "containerd-1.7", recipe_key("trixie", "containerd", "runc"), build)
+
+
+def _unpack_from_trixie(directory: Path, source_line: str) -> None:
+    apt = directory.parent / ".containerd-1.7.apt"
+    remove_tree(apt)
+    for folder in ("lists/partial", "archives/partial", "etc"):
+        (apt / folder).mkdir(parents=True)
+    (apt / "sources.list").write_text(source_line)
+    options = {
+        "Dir::Etc::SourceList": str(apt / "sources.list"),
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::Etc::Preferences": "/dev/null",
+        "Dir::Etc::PreferencesParts": "/dev/null",
+        "Dir::State::Lists": str(apt / "lists"),
+        "Dir::State::Status": "/dev/null",
+        "Dir::Cache": str(apt),
+        "APT::Sandbox::User": "root",
+        "Acquire::Check-Valid-Until": "false",
+    }
+    base = ["apt-get", "-q", *(f"-o{key}={value}" for key, value in options.items())]
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    run([*base, "update"], env=env)
+    run([*base, "download", "containerd", "runc"], env=env, cwd=apt)
+    for package in sorted(apt.glob("*.deb")):
+        run(["dpkg-deb", "--extract", str(package), str(directory)])
+    remove_tree(directory / "usr" / "share")
+    remove_tree(apt)
+

@@ -1,0 +1,56 @@
+"""What a user asks a lab about: its state, versions and logs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lab.enter import call_node
+from lab.errors import LabError
+from lab.nodes import SERVICES, find_node, known_nodes
+from lab.run import say
+
+if TYPE_CHECKING:
+    from lab.settings import Settings
+
+_VERSIONS = {
+    "containerd": (["containerd", "--version"], 2),
+    "runc": (["runc", "--version"], 2),
+    "criu": (["criu", "--version"], 1),
+}
+
+
+def print_status(settings: Settings) -> int:
+    """Print the lab's options and each node's services; return 0 if all of it runs, else 3."""
+    options = settings.read_options()
+    say(f"lab {settings.name!r}: {options or 'not up'}")
+    healthy = options is not None
+    for node in known_nodes(settings):
+        try:
+            pid = find_node(settings, node).pid
+        except LabError as problem:
+            say(f"{node}: {problem}")
+            healthy = False
+            continue
+        versions = []
+        for name, (argv, word) in _VERSIONS.items():
+            line = call_node(settings, node, argv).stdout.split("\n")[0]
+            versions.append(f"{name} {line.split()[word].removeprefix('v')}")
+        say(f"{node}: process 1 is {pid}; {', '.join(versions)}")
+        for service in SERVICES:
+            done = call_node(settings, node, ["service", service, "status"])
+            healthy = healthy and done.returncode == 0
+            say(f"  {done.stdout.strip()}")
+    return 0 if healthy else 3
+
+
+def print_logs(settings: Settings, node: str) -> None:
+    """Print every log of a node, also of one that has ended.
+
+    Raises: LabError: there never was such a node.
+    """
+    logs = settings.node_dir(node) / "data" / "log"
+    if not logs.is_dir():
+        raise LabError(f"there is no {node} in lab {settings.name!r}")
+    for path in sorted(logs.glob("*.log")):
+        say(f"==> {path.name} <==")
+        say(path.read_text(errors="replace").rstrip("\n"))

@@ -1,0 +1,116 @@
+"""Bring a lab up: make what is missing in the cache, then network, nodes, services, images."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lab import machine
+from lab.down import take_down
+from lab.enter import call_node, check_node
+from lab.errors import LabError
+from lab.gotools import CONTAINERD, TOOLS, go_layer
+from lab.images import import_archive
+from lab.network import create_lab
+from lab.nodes import start_node
+from lab.roots import base_root, trixie_containerd
+from lab.run import say, step
+from lab.standins import standin_images
+from lab.wheel import install_crishim, python_layer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lab.settings import Options, Settings
+
+_CRI_READY_TIMEOUT_S = 30.0
+_CRI_VERSION = ["crictl", "-r", "unix:///run/containerd/containerd.sock", "version"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What nodes are made of, all in the cache. `layers` has the uppermost first."""
+
+    layers: list[Path]
+    images: Path
+
+
+def prepare(settings: Settings, options: Options) -> Parts:
+    """Make or find everything that is cached."""
+    if missing := machine.install_missing_tools():
+        say(f"installed {', '.join(missing)}")
+    cache = settings.cache
+    cache.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor() as pool:
+        # Two roots at once: unpacking them keeps one core busy each.
+        base_job = pool.submit(base_root, cache)
+        tools_job = pool.submit(go_layer, cache, "tools", TOOLS)
+        base = base_job.result()
+        python_job = pool.submit(python_layer, cache, base, settings.checkout)
+        tools = tools_job.result()
+        layers = [tools, *_containerd_layers(cache, options.containerd), base]
+        images = standin_images(cache, base, tools)
+        if python := python_job.result():
+            layers.insert(0, python)
+    return Parts(layers=layers, images=images)
+
+
+def _containerd_layers(cache: Path, version: str) -> list[Path]:
+    if version == "2.4":
+        return [go_layer(cache, "containerd-2.4", CONTAINERD)]
+    return [trixie_containerd(cache)] if version == "1.7" else []
+
+
+def bring_up(settings: Settings, options: Options) -> None:
+    """Bring the lab up with these options.
+
+    What a lab of this name left behind goes first. Nothing is recorded as up until all of it is.
+    Raises: LabError: a step failed; `down` or the next `up` clears what there is.
+    """
+    if settings.read_options() == options:
+        say(f"lab {settings.name!r} is up already: {options}")
+        return
+    parts = prepare(settings, options)
+    with step("clear what was there"):
+        take_down(settings)
+    nodes = settings.node_names(options.nodes)
+    settings.state.mkdir(parents=True)
+    with step("start nodes"):
+        create_lab(settings.netns, dual_stack=options.dual_stack)
+        for node in nodes:
+            start_node(settings, options, node=node, layers=parts.layers)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda node: _provision(settings, node, parts), nodes))
+    settings.options_file.write_text(options.to_json())
+    say(f"lab {settings.name!r} is up: {options}")
+
+
+def _provision(settings: Settings, node: str, parts: Parts) -> None:
+    with step(f"{node}: containerd"):
+        _wait_for_supervisor(settings, node)
+        check_node(settings, node, ["service", "containerd", "start"])
+        _wait_for_cri(settings, node)
+    with step(f"{node}: images"):
+        import_archive(settings, node, parts.images)
+    with step(f"{node}: crishim"):
+        install_crishim(settings, node)
+
+
+def _wait_for_supervisor(settings: Settings, node: str) -> None:
+    _poll(settings, node, ["test", "-S", "/run/lab/control"])
+
+
+def _wait_for_cri(settings: Settings, node: str) -> None:
+    _poll(settings, node, _CRI_VERSION)
+
+
+def _poll(settings: Settings, node: str, argv: list[str]) -> None:
+    deadline = time.monotonic() + _CRI_READY_TIMEOUT_S
+    while (done := call_node(settings, node, argv)).returncode != 0:
+        if time.monotonic() > deadline:
+            raise LabError(f"{node}: {' '.join(argv)} keeps failing: {done.stdout.strip()}")
+        time.sleep(0.1)
+
+

@@ -10,7 +10,7 @@ class VersionStub:
     Version: aio.UnaryUnaryMultiCallable[Empty, version_pb2.VersionResponse]
 
 class VersionServicer:
-    async def Version(self, request: Empty, context: aio.ServicerContext) -> version_pb2.VersionResponse: ...
+    async def Version(self, request: Empty, context: aio.ServicerContext[Empty, version_pb2.VersionResponse]) -> version_pb2.VersionResponse: ...
 
 def add_VersionServicer_to_server(
     servicer: VersionServicer, server: aio.Server

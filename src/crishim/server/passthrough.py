@@ -1,0 +1,248 @@
+"""Relay CRI to containerd, byte for byte.
+
+Every method of every service under `runtime.` passes, known or not, with its metadata, deadline,
+cancellation, status and status details; no message is parsed here, so fields and methods that are
+newer than our protos pass too. Methods that crishim changes are handed in as overrides. This module
+must never know what any method means; a relay on the level of HTTP/2 frames may take its place.
+
+What cannot pass, because gRPC owns it: the caller's user-agent, and its compression.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from crishim._proto.runtime.v1 import api_pb2
+from crishim.server.guard import STOPPING, Calls, Context, Guard, Stream, Unary
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
+    from pathlib import Path
+    from typing import TypeAlias, TypeVar
+
+    Override: TypeAlias = Unary[bytes, bytes]
+    """Answers a unary method: raw request in, raw answer out."""
+    StreamOverride: TypeAlias = Stream[bytes, bytes]
+    """Answers a server-streaming method: raw request in, raw answers out."""
+    Handler: TypeAlias = grpc.RpcMethodHandler[bytes, bytes]
+    Request = TypeVar("Request")
+    StreamHandler: TypeAlias = Callable[[Request, Context], Awaitable[None]]
+
+# Headers of the hop, not of the call: gRPC writes its own.
+_HOP_HEADERS = frozenset(
+    {"user-agent", "te", "content-type", "grpc-accept-encoding", "accept-encoding"}
+)
+_PREFIX = "/runtime."
+
+
+def _methods(*, streaming: bool) -> frozenset[str]:
+    return frozenset(
+        f"/{service.full_name}/{method.name}"
+        for service in api_pb2.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+        if method.server_streaming is streaming
+    )
+
+
+UNARY_METHODS = _methods(streaming=False)
+STREAM_METHODS = _methods(streaming=True)
+
+
+class Forwarder:
+    """Passes calls on to containerd.
+
+    Args:
+        channel: to containerd; not closed here.
+        socket: where containerd listens, for error texts.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, socket: Path) -> None:
+        self._channel = channel
+        self._socket = socket
+        self._unary: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {
+            method: channel.unary_unary(method) for method in UNARY_METHODS
+        }
+        self._streams: dict[str, grpc.aio.UnaryStreamMultiCallable[bytes, bytes]] = {
+            method: channel.unary_stream(method) for method in STREAM_METHODS
+        }
+
+    async def forward(self, method: str, request: bytes, context: Context) -> bytes:
+        """Pass one unary call on: the caller's metadata and deadline, these request bytes.
+
+        The answer's metadata reach the caller by `context`.
+        Raises: grpc.aio.AioRpcError: containerd refused, or is not there.
+        On cancel: the call to containerd is cancelled too.
+        """
+        call = self._unary[method](
+            request, metadata=_passed(context), timeout=context.time_remaining()
+        )
+        answer: bytes = await call
+        if initial := await call.initial_metadata():
+            await context.send_initial_metadata(initial)
+        if trailing := await call.trailing_metadata():
+            context.set_trailing_metadata(trailing)
+        return answer
+
+    async def stream(
+        self, method: str, request: bytes, context: Context
+    ) -> AsyncGenerator[bytes, None]:
+        """Pass a server-streaming call on and yield containerd's answers.
+
+        Raises: grpc.aio.AioRpcError: containerd refused, is not there, or went away.
+        On close: the call to containerd is cancelled.
+        """
+        call = self._streams[method](
+            request, metadata=_passed(context), timeout=context.time_remaining()
+        )
+        try:
+            # At once, not with the first message: an event stream may be silent for hours.
+            await context.send_initial_metadata(await call.initial_metadata())
+            async for answer in call:
+                yield answer
+            context.set_trailing_metadata(await call.trailing_metadata())
+        finally:
+            call.cancel()
+
+    async def exchange(
+        self, method: str, requests: AsyncIterable[bytes], context: Context
+    ) -> AsyncGenerator[bytes, None]:
+        """Pass on a call of unknown shape: every shape is a case of streams both ways."""
+        multicall: Any = self._channel.stream_stream(method)
+        call = multicall(requests, metadata=_passed(context), timeout=context.time_remaining())
+        try:
+            await context.send_initial_metadata(await call.initial_metadata())
+            async for answer in call:
+                yield answer
+            context.set_trailing_metadata(await call.trailing_metadata())
+        finally:
+            call.cancel()
+
+    def refuse(self, error: grpc.aio.AioRpcError, context: Context) -> None:
+        """End the caller's call as containerd ended ours, or say that containerd is not there."""
+        details = error.details() or ""
+        if (
+            error.code() is grpc.StatusCode.UNAVAILABLE
+            and self._channel.get_state() is not grpc.ChannelConnectivity.READY
+        ):
+            details = f"containerd does not answer at {self._socket}: {details}"
+        context.set_code(error.code())
+        context.set_details(details)
+        context.set_trailing_metadata(error.trailing_metadata() or ())
+
+
+class Relay(grpc.GenericRpcHandler):
+    """The handler of everything that no registered service takes.
+
+    Args:
+        forwarder: the way to containerd.
+        calls: counts the calls, refuses them once the daemon stops.
+        overrides: by full method ("/runtime.v1.RuntimeService/CheckpointContainer").
+        stream_overrides: the same for server-streaming methods.
+    """
+
+    def __init__(
+        self,
+        forwarder: Forwarder,
+        calls: Calls,
+        *,
+        overrides: Mapping[str, Override],
+        stream_overrides: Mapping[str, StreamOverride],
+    ) -> None:
+        self._forwarder = forwarder
+        self._calls = calls
+        guard = Guard(calls)
+        self._handlers: dict[str, Handler] = {}
+        for method in UNARY_METHODS:
+            unary = self._unary(method)
+            if override := overrides.get(method):
+                unary = guard.unary(_short(method), override)
+            self._handlers[method] = grpc.unary_unary_rpc_method_handler(unary)
+        for method in STREAM_METHODS:
+            stream = self._stream(method)
+            if stream_override := stream_overrides.get(method):
+                stream = guard.stream(_short(method), stream_override)
+            self._handlers[method] = grpc.unary_stream_rpc_method_handler(self._endless(stream))
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """Return the handler of a method; None (UNIMPLEMENTED) for what is not CRI."""
+        method = handler_call_details.method
+        handler = self._handlers.get(method)
+        if handler is None and method.startswith(_PREFIX):
+            return grpc.stream_stream_rpc_method_handler(self._unknown(method))
+        return handler
+
+    def _unary(self, method: str) -> Unary[bytes, bytes]:
+        forward, refuse, calls = self._forwarder.forward, self._forwarder.refuse, self._calls
+
+        async def relay(request: bytes, context: Context) -> bytes:
+            if calls.stopping:
+                _refuse_stopping(context)
+                return b""
+            with calls.running():
+                try:
+                    return await forward(method, request, context)
+                except grpc.aio.AioRpcError as error:
+                    refuse(error, context)
+                    return b""
+
+        return relay
+
+    def _stream(self, method: str) -> StreamHandler[bytes]:
+        async def relay(request: bytes, context: Context) -> None:
+            await self._pass_on(self._forwarder.stream(method, request, context), context)
+
+        return relay
+
+    def _unknown(self, method: str) -> StreamHandler[AsyncIterable[bytes]]:
+        async def relay(requests: AsyncIterable[bytes], context: Context) -> None:
+            await self._pass_on(self._forwarder.exchange(method, requests, context), context)
+
+        return relay
+
+    async def _pass_on(self, answers: AsyncGenerator[bytes, None], context: Context) -> None:
+        if self._calls.stopping:
+            _refuse_stopping(context)
+            return
+        with self._calls.running():
+            try:
+                async with contextlib.aclosing(answers):
+                    async for answer in answers:
+                        await context.write(answer)
+            except grpc.aio.AioRpcError as error:
+                self._forwarder.refuse(error, context)
+
+    def _endless(self, handler: StreamHandler[bytes]) -> StreamHandler[bytes]:
+        """Return `handler` so that a stop of the daemon ends it, and the caller is told why."""
+
+        async def ending(request: bytes, context: Context) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            try:
+                with self._calls.ended_by_stop(task.cancel):
+                    await handler(request, context)
+            except asyncio.CancelledError:
+                if not self._calls.stopping:
+                    raise
+                task.uncancel()
+                _refuse_stopping(context)
+
+        return ending
+
+
+def _passed(context: Context) -> list[tuple[str, str | bytes]]:
+    """Return the caller's metadata without what belongs to the hop."""
+    metadata = context.invocation_metadata() or ()
+    return [(key, value) for key, value in metadata if key not in _HOP_HEADERS]
+
+
+def _refuse_stopping(context: Context) -> None:
+    context.set_code(grpc.StatusCode.UNAVAILABLE)
+    context.set_details(STOPPING)
+
+
+def _short(method: str) -> str:
+    return method.rpartition("/")[2]

@@ -115,16 +115,13 @@ def _mount_kernel_views(root: Path) -> None:
 def _mount_devices(root: Path) -> None:
     """Give the node its own /dev: no terminals or disks of the machine, its own pts and shm."""
     dev = root / "dev"
+    paths = [path for path in Path("/dev").iterdir() if not path.is_symlink()]
     devices = [
-        (path.name, path.stat())
-        for path in Path("/dev").iterdir()
-        if not path.is_symlink()
-        and (path.is_char_device() or path.is_block_device())
+        (str(path.relative_to("/dev")), path.stat())
+        for path in (*paths, Path("/dev/net/tun"))
+        if (path.is_char_device() or path.is_block_device())
         and not _NOT_A_NODE_DEVICE.fullmatch(path.name)
     ]
-    for name in ("net/tun",):
-        if Path("/dev", name).exists():
-            devices.append((name, Path("/dev", name).stat()))
     syscalls.mount("tmpfs", str(dev), "tmpfs", flags=syscalls.MS_NOSUID, data="mode=755")
     for name, status in devices:
         if name != "ptmx":

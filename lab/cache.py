@@ -31,12 +31,12 @@ def recipe_key(*parts: str | bytes) -> str:
 
 
 def files_of(directory: Path) -> list[bytes]:
-    """Return names and contents of the files of one folder, as parts of a recipe."""
+    """Return names and contents of the files below a folder, as parts of a recipe."""
     return [
         part
-        for path in sorted(directory.iterdir())
+        for path in sorted(directory.rglob("*"))
         if path.is_file()
-        for part in (path.name.encode(), path.read_bytes())
+        for part in (str(path.relative_to(directory)).encode(), path.read_bytes())
     ]
 
 

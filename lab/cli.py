@@ -83,7 +83,11 @@ def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int:
             exec_in_lab_net(settings, arguments.command)
         case "image":
             command, user = arguments.command, arguments.user
-            say(make_image(settings, arguments.name, arguments.directory, command=command, user=user))
+            say(
+                make_image(
+                    settings, arguments.name, arguments.directory, command=command, user=user
+                )
+            )
         case "logs":
             print_logs(settings, arguments.node)
         case "status":

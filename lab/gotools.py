@@ -77,7 +77,11 @@ TOOLS = (
         directory="usr/local/bin",
         test_binary="critest",
     ),
-    GoBuild(module="pause", packages=(".",), directory="usr/local/lib/lab"),
+    GoBuild(
+        module="standins",
+        packages=("./pause", "./nonewprivs"),
+        directory="usr/local/lib/lab",
+    ),
 )
 
 

@@ -28,6 +28,14 @@ def import_archive(settings: Settings, node: str, archive: Path) -> None:
         check_node(settings, node, _IMPORT, stdin=stream)
 
 
+def _offer_in_registry(settings: Settings, node: str, archive: Path, name: str) -> None:
+    """Unpack the image where the node's registry finds it, so that it can be pulled again."""
+    target = f"/var/lib/lab-oci/{name}"
+    check_node(settings, node, ["mkdir", "-p", target])
+    with archive.open("rb") as stream:
+        check_node(settings, node, ["tar", "-x", "-C", target], stdin=stream)
+
+
 def make_image(
     settings: Settings, name: str, directory: Path, *, command: Sequence[str], user: str = ""
 ) -> str:
@@ -51,6 +59,7 @@ def make_image(
             write_archive([image], target)
         for node in nodes:
             import_archive(settings, node, work / "image.tar")
+            _offer_in_registry(settings, node, work / "image.tar", work.name)
             wait = ["crictl", "-r", "unix:///run/containerd/containerd.sock", "inspecti", "-q"]
             check_node(settings, node, [*wait, reference])
     finally:

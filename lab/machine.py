@@ -52,16 +52,21 @@ def install_missing_tools() -> list[str]:
 
 def build_environment() -> dict[str, str]:
     """Return the machine's settings for downloads: proxies, Go proxy and pip index."""
-    return {key: value for key, value in os.environ.items() if _ENVIRONMENT_PASSED_ON.fullmatch(key)}
+    return {
+        key: value for key, value in os.environ.items() if _ENVIRONMENT_PASSED_ON.fullmatch(key)
+    }
 
 
 def debian_mirror() -> str | None:
     """Return the mirror that this machine gets Debian from, None on Ubuntu and the like."""
-    texts = []
-    for path in (Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")):
-        if path.suffix in (".list", ".sources") and path.is_file():
-            texts.append((path.suffix, path.read_text(errors="replace")))
-    return find_mirror(texts)
+    paths = (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*")))
+    return find_mirror(
+        [
+            (path.suffix, path.read_text(errors="replace"))
+            for path in paths
+            if path.suffix in (".list", ".sources") and path.is_file()
+        ]
+    )
 
 
 def find_mirror(files: list[tuple[str, str]]) -> str | None:

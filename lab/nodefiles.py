@@ -19,19 +19,24 @@ GUEST = Path(__file__).parent / "guest"
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 SUPERVISOR = "/usr/local/lib/lab/supervisor.py"
+REGISTRY = "/usr/local/lib/lab/registry.py"
 _SCRIPTS = {
     "supervisor.py": SUPERVISOR,
+    "registry.py": REGISTRY,
     "service.py": "/usr/local/bin/service",
     "critest_lab.py": "/usr/local/bin/critest-lab",
     "install_crishim.py": "/usr/local/sbin/install-crishim",
 }
 
+_REGISTRY_HOSTS = "/etc/containerd/certs.d"
 # The machines this runs on may lack CAP_SYS_RESOURCE and AppArmor's user space.
 _CONTAINERD_V3 = f"""version = 3
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = 'overlayfs'
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
     sandbox = '{PAUSE_IMAGE}'
+  [plugins.'io.containerd.cri.v1.images'.registry]
+    config_path = '{_REGISTRY_HOSTS}'
 [plugins.'io.containerd.cri.v1.runtime']
   restrict_oom_score_adj = true
   disable_apparmor = true
@@ -48,6 +53,8 @@ _CONTAINERD_V2 = f"""version = 2
   sandbox_image = "{PAUSE_IMAGE}"
   restrict_oom_score_adj = true
   disable_apparmor = true
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{_REGISTRY_HOSTS}"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
@@ -89,12 +96,11 @@ def node_files(node: str, net: NodeNet, options: Options) -> dict[str, str]:
         "/etc/hosts": f"127.0.0.1 localhost\n::1 localhost\n{UNDERLAY_GATEWAY} lab\n{hosts}",
         "/etc/resolv.conf": "options attempts:1 timeout:1\n",
         "/etc/containerd/config.toml": containerd_config(options.containerd),
-        "/etc/cni/net.d/10-lab.conflist": cni_config(net, options),
-        "/etc/crictl.yaml": (
-            "runtime-endpoint: unix:///run/crishim/crishim.sock\n"
-            "image-endpoint: unix:///run/crishim/crishim.sock\n"
-            "timeout: 30\n"
+        f"{_REGISTRY_HOSTS}/_default/hosts.toml": (
+            '[host."http://127.0.0.1:5000"]\ncapabilities = ["pull", "resolve"]\n'
         ),
+        "/etc/cni/net.d/10-lab.conflist": cni_config(net, options),
+        "/etc/crictl.yaml": ("runtime-endpoint: unix:///run/crishim/crishim.sock\ntimeout: 30\n"),
         "/root/.bashrc": f"PS1='{node}:\\w# '\n",
     }
 

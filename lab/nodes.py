@@ -14,12 +14,13 @@ from lab import cgroups
 from lab.boot import Boot
 from lab.errors import LabError
 from lab.network import NodeNet, join_node
-from lab.nodefiles import SUPERVISOR, node_files, write_node_files
+from lab.nodefiles import REGISTRY, SUPERVISOR, node_files, write_node_files
 
 if TYPE_CHECKING:
     from lab.settings import Options, Settings
 
 SERVICES = {
+    "registry": f"/usr/bin/python3 {REGISTRY}",
     "containerd": "/usr/bin/containerd --config /etc/containerd/config.toml",
     "crishim": "/opt/crishim/bin/crishim serve",
 }

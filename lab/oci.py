@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -53,7 +53,7 @@ class Image:
     command: tuple[str, ...] = ()
     user: str = ""
     env: tuple[str, ...] = field(default=("PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",))
-    annotations: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 def normalized_reference(name: str) -> str:
@@ -76,10 +76,10 @@ def write_layer(directory: Path, target: Path) -> Blob:
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
         for path in (directory, *_walk(directory)):
             name = os.path.relpath(path, directory)
-            info = archive.gettarinfo(path, arcname=name)
-            if info is None:  # a socket: nothing that an image could hold
+            if path.is_socket():  # nothing that an image could hold
                 continue
-            info.pax_headers |= _attributes(path)
+            info = archive.gettarinfo(path, arcname=name)
+            info.pax_headers = _attributes(path)
             if info.isreg():
                 with path.open("rb") as content:
                     archive.addfile(info, content)
@@ -133,9 +133,11 @@ def _manifest(image: Image) -> tuple[Blob, tuple[Blob, Blob]]:
         run["Cmd"] = list(image.command)
     if image.user:
         run["User"] = image.user
+    if image.labels:
+        run["Labels"] = dict(image.labels)
     machine = platform.machine()
     config = {
-        "architecture": _ARCHITECTURES.get(machine, machine),
+        "architecture": ARCHITECTURES.get(machine, machine),
         "os": "linux",
         "config": run,
         "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in image.layers]},
@@ -148,8 +150,6 @@ def _manifest(image: Image) -> tuple[Blob, tuple[Blob, Blob]]:
         "config": _descriptor(_CONFIG, config_blob),
         "layers": [_descriptor(_LAYER, layer) for layer in image.layers],
     }
-    if image.annotations:
-        manifest["annotations"] = dict(image.annotations)
     manifest_blob = Blob.of_bytes(json.dumps(manifest, sort_keys=True).encode())
     return manifest_blob, (config_blob, manifest_blob)
 

@@ -59,10 +59,9 @@ def builder_root(cache: Path) -> Path:
 def _debian(cache: Path, kind: str, packages: tuple[str, ...]) -> Path:
     def build(directory: Path) -> None:
         argv = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}"]
-        for option in apt_options():
-            argv.append(f"--aptopt={option}")
-        for skipped in ("doc", "man", "locale", "info"):
-            argv.append(f"--dpkgopt=path-exclude=/usr/share/{skipped}/*")
+        argv += [f"--aptopt={option}" for option in apt_options()]
+        unread = ("doc", "man", "locale", "info")
+        argv += [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in unread]
         mirror = debian_mirror()
         # Without a mirror mmdebstrap takes Debian's own and finds the keyring by itself.
         source = [f"deb [signed-by={_KEYRING}] {mirror} sid main"] if mirror else []
@@ -108,4 +107,3 @@ def _unpack_from_trixie(directory: Path, source_line: str) -> None:
         run(["dpkg-deb", "--extract", str(package), str(directory)])
     remove_tree(directory / "usr" / "share")
     remove_tree(apt)
-

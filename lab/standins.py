@@ -6,61 +6,126 @@ Each is a static busybox with what the test of that name needs: a server, a user
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.cache import cached, recipe_key
 from lab.nodefiles import PAUSE_IMAGE
-from lab.oci import Blob, Image, write_archive, write_layer
+from lab.oci import ARCHITECTURES, Blob, Image, write_archive, write_layer
+from lab.remove import remove_tree
 from lab.run import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _E2E = "registry.k8s.io/e2e-test-images"
 _STAGING = "gcr.io/k8s-staging-cri-tools"
-_BUSYBOX_NAMES = (f"{_E2E}/busybox:1.29-2", "docker.io/library/busybox:latest")
+_WEB_ROOT = "/usr/share/nginx/html"
+_OCI_DIRECTORY = "layer/usr/local/share/lab/oci/standins"
 _PASSWD = (
     "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\n"
-    "www-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+    "www-data:x:33:33:www-data:/var/www:/bin/false\n"
+    "default-user:x:1000:1000::/home/default-user:/bin/sh\n"
+    "nobody:x:65534:65534:nobody:/:/bin/false\n"
 )
-_GROUP = "root:x:0:\ndaemon:x:1:\nwww-data:x:33:\nnogroup:x:65534:\n"
+_GROUP = (
+    "root:x:0:\ndaemon:x:1:\nwww-data:x:33:\ndefault-user:x:1000:\n"
+    "group-defined-in-image:x:50000:default-user\nnogroup:x:65534:\n"
+)
+_USERS = {
+    "test-image-user-uid": "1002",
+    "test-image-user-username": "www-data",
+    "test-image-user-uid-group": "1003:1004",
+    "test-image-user-username-group": "www-data:1004",
+    "test-image-predefined-group": "1000",
+}
+_PLAIN = (
+    *(f"test-image-{which}:latest" for which in ("latest", "1", "2", "3")),
+    *(f"test-image-tag:{tag}" for tag in ("test", "all")),
+)
 
 
 def standin_images(cache: Path, base: Path, tools: Path) -> Path:
-    """Return an OCI archive with all stand-ins.
+    """Return a directory with the stand-ins: `images.tar` for an import, `layer/` for a node.
+
+    The layer holds the same images for the node's own registry.
 
     Args:
         cache: the cache folder.
         base: a node's root, for its static busybox.
-        tools: the layer with the pause program.
+        tools: the layer with the programs of the stand-ins.
     """
-    recipe = recipe_key(Path(__file__).read_bytes(), base.name, tools.name)
-    return cached(cache, "standins", recipe, lambda out: _build(out, base, tools)) / "images.tar"
+    code = [(Path(__file__).parent / name).read_bytes() for name in ("standins.py", "oci.py")]
+    recipe = recipe_key(*code, base.name, tools.name)
+    return cached(cache, "standins", recipe, lambda out: _build(out, base, tools))
 
 
 def _build(out: Path, base: Path, tools: Path) -> None:
-    busybox = _layer(out, "busybox", lambda root: _busybox_root(root, base / "usr/bin/busybox"))
-    pause = _layer(out, "pause", lambda root: _pause_root(root, tools))
-    web = _layer(out, "web", _web_root)
-    images = [Image(reference=PAUSE_IMAGE, layers=(pause,), command=("/pause",))]
-    images += [
-        Image(reference=name, layers=(busybox,), command=("sh",)) for name in _BUSYBOX_NAMES
-    ]
-    images += [
-        Image(reference=name, layers=(busybox, web), command=("/bin/serve",))
-        for name in (f"{_E2E}/nginx:1.14-2", f"{_E2E}/httpd:2.4.39-4")
-    ]
+    programs = tools / "usr/local/lib/lab"
+    layers = {
+        "busybox": _layer(out, lambda root: _busybox_root(root, base / "usr/bin/busybox")),
+        "pause": _layer(out, lambda root: _program(root, programs / "pause", 0o755)),
+        "nnp": _layer(out, lambda root: _program(root, programs / "nonewprivs", 0o4755)),
+        "web": _layer(out, lambda root: _web_root(root, port=80)),
+        "hostweb": _layer(out, lambda root: _web_root(root, port=12003)),
+    }
     with (out / "images.tar").open("wb") as target:
-        write_archive(images, target)
-    for path in out.glob("*.layer"):
+        write_archive(standin_list(layers), target)
+    for path in out.glob("*.tar.layer"):
         path.unlink()
+    layout = out / _OCI_DIRECTORY
+    layout.mkdir(parents=True)
+    run(["tar", "--extract", "--file", str(out / "images.tar"), "--directory", str(layout)])
 
 
-def _layer(out: Path, name: str, fill: object) -> Blob:
-    root = out / f"{name}.root"
+def standin_list(layers: dict[str, Blob]) -> list[Image]:
+    """Return all stand-ins, made of the named layers.
+
+    Each has a label of its own and so an id of its own: removing one by id, as tests do, must
+    not take others along.
+    """
+    busybox, shell = (layers["busybox"],), ("sh",)
+    web, host_web = (*busybox, layers["web"]), (*busybox, layers["hostweb"])
+    architecture = ARCHITECTURES.get(platform.machine(), platform.machine())
+    same_image = [f"{_STAGING}/test-image-tags:{tag}" for tag in (1, 2, 3)]
+    return [
+        _image(PAUSE_IMAGE, (layers["pause"],), ("/pause",)),
+        _image("docker.io/library/busybox:latest", busybox, shell),
+        _image(f"{_E2E}/busybox:1.29-2", busybox, shell),
+        _image(f"{_E2E}/nginx:1.14-2", web, ("/bin/serve",)),
+        _image(f"{_E2E}/httpd:2.4.39-4", web, ("/bin/serve",)),
+        _image(f"{_STAGING}/hostnet-nginx-{architecture}:latest", host_web, ("/bin/serve",)),
+        _image(f"{_E2E}/nonewprivs:1.3", (layers["nnp"],), ("/nonewprivs",)),
+        *(_image(f"{_STAGING}/{name}", busybox, shell) for name in _PLAIN),
+        *(_image(name, busybox, shell, label=same_image[0]) for name in same_image),
+        *(
+            _image(f"{_STAGING}/{name}:latest", busybox, shell, user=user)
+            for name, user in _USERS.items()
+        ),
+    ]
+
+
+def _image(
+    reference: str,
+    layers: tuple[Blob, ...],
+    command: tuple[str, ...],
+    *,
+    user: str = "",
+    label: str = "",
+) -> Image:
+    labels = (("lab.image", label or reference),)
+    return Image(reference=reference, layers=layers, command=command, user=user, labels=labels)
+
+
+def _layer(out: Path, fill: Callable[[Path], None]) -> Blob:
+    root = out / "root"
     root.mkdir()
-    assert callable(fill)
     fill(root)
-    blob = write_layer(root, out / f"{name}.layer")
-    shutil.rmtree(root)
+    number = len(list(out.glob("*.tar.layer")))
+    blob = write_layer(root, out / f"{number}.tar.layer")
+    remove_tree(root)
     return blob
 
 
@@ -68,8 +133,7 @@ def _busybox_root(root: Path, busybox: Path) -> None:
     for folder in ("bin", "etc", "tmp", "root", "proc", "sys", "dev", "var/www", "home"):
         (root / folder).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
-    shutil.copyfile(busybox, root / "bin/busybox")
-    (root / "bin/busybox").chmod(0o755)
+    _program(root / "bin", busybox, 0o755)
     for applet in run([str(busybox), "--list"]).split():
         if applet != "busybox":
             os.link(root / "bin/busybox", root / "bin" / applet)
@@ -77,15 +141,17 @@ def _busybox_root(root: Path, busybox: Path) -> None:
     (root / "etc/group").write_text(_GROUP)
 
 
-def _pause_root(root: Path, tools: Path) -> None:
-    shutil.copyfile(tools / "usr/local/lib/lab/pause", root / "pause")
-    (root / "pause").chmod(0o755)
+def _program(root: Path, program: Path, mode: int) -> None:
+    target = root / program.name
+    shutil.copyfile(program, target)
+    target.chmod(mode)
 
 
-def _web_root(root: Path) -> None:
-    (root / "bin").mkdir()
-    (root / "var/www").mkdir(parents=True)
-    (root / "var/www/index.html").write_text("<title>Welcome to nginx!</title>\n")
+def _web_root(root: Path, *, port: int) -> None:
+    page = root / _WEB_ROOT.lstrip("/") / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("<title>Welcome to nginx!</title>\n")
     serve = root / "bin/serve"
-    serve.write_text("#!/bin/sh\nexec httpd -f -p 80 -h /var/www\n")
+    serve.parent.mkdir()
+    serve.write_text(f"#!/bin/sh\nexec httpd -f -p {port} -h {_WEB_ROOT}\n")
     serve.chmod(0o755)

@@ -49,7 +49,7 @@ def setns(fd: int, kind: int) -> None:
 
 
 def mount(source: str, target: str, fstype: str = "", *, flags: int = 0, data: str = "") -> None:
-    """Mount, bind or change propagation, as mount(2)."""
+    """Attach a file system, bind a directory, or change propagation."""
     result = _libc.mount(
         source.encode(), target.encode(), fstype.encode(), ctypes.c_ulong(flags), data.encode()
     )

@@ -50,11 +50,10 @@ def prepare(settings: Settings, options: Options) -> Parts:
         base = base_job.result()
         python_job = pool.submit(python_layer, cache, base, settings.checkout)
         tools = tools_job.result()
-        layers = [tools, *_containerd_layers(cache, options.containerd), base]
-        images = standin_images(cache, base, tools)
-        if python := python_job.result():
-            layers.insert(0, python)
-    return Parts(layers=layers, images=images)
+        containerd = _containerd_layers(cache, options.containerd)
+        standins = standin_images(cache, base, tools)
+        layers = [standins / "layer", python_job.result(), tools, *containerd, base]
+    return Parts(layers=layers, images=standins / "images.tar")
 
 
 def _containerd_layers(cache: Path, version: str) -> list[Path]:
@@ -90,6 +89,7 @@ def bring_up(settings: Settings, options: Options) -> None:
 def _provision(settings: Settings, node: str, parts: Parts) -> None:
     with step(f"{node}: containerd"):
         _wait_for_supervisor(settings, node)
+        check_node(settings, node, ["service", "registry", "start"])
         check_node(settings, node, ["service", "containerd", "start"])
         _wait_for_cri(settings, node)
     with step(f"{node}: images"):
@@ -112,5 +112,3 @@ def _poll(settings: Settings, node: str, argv: list[str]) -> None:
         if time.monotonic() > deadline:
             raise LabError(f"{node}: {' '.join(argv)} keeps failing: {done.stdout.strip()}")
         time.sleep(0.1)
-
-

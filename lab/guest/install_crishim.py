@@ -6,22 +6,22 @@ import subprocess
 import sys
 import tempfile
 
-VENV = pathlib.Path("/opt/crishim")
-BUILD_VENV = pathlib.Path("/opt/crishim-build")
+PYTHON = "/opt/crishim/bin/python"
+BUILD_PYTHON = "/opt/crishim-build/bin/python"
 
 
 def main() -> int:
     """Build, install over what was there, say what happened."""
     with tempfile.TemporaryDirectory() as out:
-        build = [BUILD_VENV / "bin/python", "-m", "hatchling", "build", "-t", "wheel", "-d", out]
+        build = [BUILD_PYTHON, "-m", "hatchling", "build", "-t", "wheel", "-d", out]
         built = subprocess.run(build, cwd="/src", capture_output=True, text=True, check=False)
         if built.returncode != 0:
             print(built.stderr.strip())
             return built.returncode
         (wheel,) = pathlib.Path(out).glob("*.whl")
-        pip = [VENV / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
         offline = ["--no-index", "--no-deps", "--force-reinstall"]
-        installed = subprocess.run([*pip, *offline, wheel], check=False)
+        installed = subprocess.run([*pip, *offline, str(wheel)], check=False)
         print(f"{wheel.name}: exit {installed.returncode}")
         return installed.returncode
 

@@ -1,3 +1,0 @@
-module crishim.invalid/lab/pause
-
-go 1.25

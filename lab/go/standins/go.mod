@@ -1,0 +1,3 @@
+module crishim.invalid/lab/standins
+
+go 1.25

@@ -151,7 +151,7 @@ def decode(data: bytes) -> Manifest:
             f"the checkpoint has format version {version}, this crishim reads {VERSION}",
             hint="restore it with a newer crishim",
         )
-    body = document.object("manifest")
+    body = document.section("manifest")
     if document.text("digest") != digest_bytes(_canonical(body.raw())):
         raise Corrupt(f"{NAME} does not match its own digest")
     return _manifest(body)
@@ -164,13 +164,13 @@ def _canonical(body: dict[str, Any]) -> bytes:
 def _manifest(body: strictjson.Reader) -> Manifest:
     return Manifest(
         created_at_ns=body.whole("created_at_ns"),
-        container=_container(body.object("container")),
-        platform=_platform(body.object("platform")),
-        options=_options(body.object("options")),
-        interfaces=body.raw_objects("interfaces"),
-        bind_mounts=tuple(_bind_mount(item) for item in body.objects("bind_mounts")),
-        statistics=_statistics(body.object("statistics")),
-        entries=tuple(_entry(item) for item in body.objects("entries")),
+        container=_container(body.section("container")),
+        platform=_platform(body.section("platform")),
+        options=_options(body.section("options")),
+        interfaces=body.raw_sections("interfaces"),
+        bind_mounts=tuple(_bind_mount(item) for item in body.sections("bind_mounts")),
+        statistics=_statistics(body.section("statistics")),
+        entries=tuple(_entry(item) for item in body.sections("entries")),
     )
 
 

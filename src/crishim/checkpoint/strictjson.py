@@ -45,11 +45,11 @@ class Reader:
             raise self._wrong(key, "true or false")
         return value
 
-    def object(self, key: str) -> Reader:
+    def section(self, key: str) -> Reader:
         """Return an object as a reader of its own."""
         return Reader(self._get(key), self._name(key))
 
-    def objects(self, key: str) -> list[Reader]:
+    def sections(self, key: str) -> list[Reader]:
         """Return a list of objects."""
         name = self._name(key)
         return [Reader(item, f"{name}[{i}]") for i, item in enumerate(self._list(key))]
@@ -63,20 +63,16 @@ class Reader:
 
     def whole_map(self, key: str) -> dict[str, int]:
         """Return an object whose values are all whole numbers."""
-        inner = self.object(key)
-        return {name: inner.whole(name) for name in inner.keys()}
+        inner = self.section(key)
+        return {name: inner.whole(name) for name in inner.raw()}
 
-    def raw_objects(self, key: str) -> tuple[dict[str, Any], ...]:
+    def raw_sections(self, key: str) -> tuple[dict[str, Any], ...]:
         """Return a list of objects unread, for somebody who knows them to read."""
-        return tuple(item.raw() for item in self.objects(key))
+        return tuple(item.raw() for item in self.sections(key))
 
     def raw(self) -> dict[str, Any]:
         """Return this object unread."""
         return self._value
-
-    def keys(self) -> list[str]:
-        """Return the names in this object."""
-        return list(self._value)
 
     def _list(self, key: str) -> list[Any]:
         value = self._get(key)

@@ -1,0 +1,239 @@
+"""Writing an archive: one plain tar, sequentially, under a temporary name until it is whole.
+
+The file is locked as long as it is being written, so that `sweep_partials` can tell a dead
+writer's from a live one's. Memory pages and layers are written first and their headers last, when
+their sizes are known. This module must never know containers, CRIU or what an entry means.
+All calls block; use them from a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import secrets
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from crishim.checkpoint import manifest as manifests
+from crishim.checkpoint import tarformat
+from crishim.checkpoint.digest import digest_bytes, digest_range
+from crishim.errors import Precondition
+from crishim.kernel.atomic import fsync_dir, lock_fd, pwrite_all, storage_errors
+from crishim.kernel.splice import copy_range
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+IMAGE_DIRECTORY = "checkpoint/"
+_ALIGNMENT_BYTES = 4096
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
+_ZEROS = bytes(1 << 20)
+
+
+@dataclass(slots=True)
+class _Entry:
+    name: str
+    offset: int
+    size: int
+    digest: str = ""
+
+
+class ArchiveWriter:
+    """An archive in the making; leaving its `with` block before `commit` removes it."""
+
+    def __init__(self, target: Path, partial: Path, fd: int) -> None:
+        self._target = target
+        self._partial = partial
+        self._fd = fd
+        self._end = 0
+        self._entries: list[_Entry] = []
+        self._member: _Entry | None = None
+
+    @classmethod
+    def create(cls, target: Path) -> Self:
+        """Begin an archive that is to appear at `target`, replacing a file there.
+
+        Raises: NotFound: the directory is missing. NoSpace, Precondition: as the disk says.
+        """
+        with storage_errors(f"cannot write a checkpoint to {target}"):
+            if target.is_dir():
+                raise Precondition(f"{target} is a directory", hint="name a file")
+            partial, fd = _create_locked(target)
+        writer = cls(target, partial, fd)
+        try:
+            writer._write_header(
+                tarformat.Header(
+                    name=IMAGE_DIRECTORY.encode(), kind=tarformat.DIRECTORY, mode=0o700
+                )
+            )
+        except BaseException:
+            writer.abort()
+            raise
+        return writer
+
+    @property
+    def fd(self) -> int:
+        """The file, for whoever fills an open member by offset; it stays the writer's."""
+        return self._fd
+
+    def prepare(self, expected_bytes: int) -> None:
+        """Write zeros where the next entries will lie, so that writing them is quicker.
+
+        The file's blocks and its pages in memory then exist already.
+        Raises: NoSpace: the disk cannot hold that much.
+        """
+        with self._errors():
+            os.posix_fallocate(self._fd, self._end, max(expected_bytes, 1))
+            for offset in range(self._end, self._end + expected_bytes, len(_ZEROS)):
+                pwrite_all(self._fd, _ZEROS, offset)
+
+    def begin_member(self, name: str) -> int:
+        """Open an entry of unknown size, its data on a page boundary.
+
+        Returns: the offset in the file where the caller writes the data, one after the other.
+        """
+        assert self._member is None, "one open member at a time"
+        at_least = self._end + 3 * tarformat.BLOCK_BYTES
+        offset = -(-at_least // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+        fill_bytes = offset - self._end - 2 * tarformat.BLOCK_BYTES
+        with self._errors():
+            self._append(tarformat.build_pax({}, fill_bytes=fill_bytes))
+        self._member = _Entry(name, offset, 0)
+        return offset
+
+    def end_member(self, end: int) -> None:
+        """Close the open entry; its data ends at this offset in the file."""
+        member = self._member
+        assert member is not None
+        size = end - member.offset
+        with self._errors():
+            self._write_header(tarformat.Header(name=member.name.encode(), size=size))
+            padding = bytes(tarformat.padded(size) - size)
+            pwrite_all(self._fd, padding, end)
+        self._end = member.offset + tarformat.padded(size)
+        member.size = size
+        self._entries.append(member)
+        self._member = None
+
+    def add_bytes(self, name: str, data: bytes) -> None:
+        """Append a small entry."""
+        with self._errors():
+            self._write_header(tarformat.Header(name=name.encode(), size=len(data)))
+            self._entries.append(_Entry(name, self._end, len(data), digest_bytes(data)))
+            self._append(data + bytes(tarformat.padded(len(data)) - len(data)))
+
+    def add_file(self, name: str, fd: int) -> int:
+        """Append the content of an open file as it is now; return its size."""
+        size = os.fstat(fd).st_size
+        offset = self.begin_member(name)
+        with self._errors():
+            copied = copy_range(fd, 0, self._fd, offset, size)
+        self.end_member(offset + copied)
+        return copied
+
+    def add_images(self, directory: Path) -> int:
+        """Append the regular files of CRIU's image directory; return their total size."""
+        total = 0
+        for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
+            if not entry.is_file(follow_symlinks=False):
+                continue
+            fd = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                name = IMAGE_DIRECTORY + entry.name
+                if os.fstat(fd).st_size < len(_ZEROS):
+                    data = os.pread(fd, len(_ZEROS), 0)
+                    self.add_bytes(name, data)
+                    total += len(data)
+                else:
+                    total += self.add_file(name, fd)
+            finally:
+                os.close(fd)
+        return total
+
+    def seal(self) -> None:
+        """Make what has been written durable and compute the digests, both at the same time."""
+        with self._errors(), ThreadPoolExecutor(1, "archive-fsync") as executor:
+            syncing = executor.submit(os.fsync, self._fd)
+            for entry in self._entries:
+                entry.digest = entry.digest or digest_range(self._fd, entry.offset, entry.size)
+            syncing.result()
+
+    def commit(self, manifest: manifests.Manifest) -> int:
+        """Write the manifest, given the list of entries, and let the archive appear.
+
+        Returns: the size of the archive in bytes.
+        Raises: NoSpace, NotFound, Precondition: nothing has appeared; `abort` is still needed.
+        """
+        self.seal()
+        entries = tuple(
+            manifests.Entry(name=entry.name, size=entry.size, digest=entry.digest)
+            for entry in self._entries
+        )
+        data = manifests.encode(dataclasses.replace(manifest, entries=entries))
+        self.add_bytes(manifests.NAME, data)
+        with self._errors():
+            self._append(tarformat.END)
+            os.ftruncate(self._fd, self._end)
+            os.fsync(self._fd)
+            os.rename(self._partial, self._target)
+            fsync_dir(self._target.parent)
+        os.close(self._fd)
+        self._fd = -1
+        return self._end
+
+    def abort(self) -> None:
+        """Remove the unfinished file; nothing to do after `commit`."""
+        if self._fd < 0:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._partial)
+        os.close(self._fd)
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
+
+    def _write_header(self, header: tarformat.Header) -> None:
+        self._append(tarformat.build_header(header))
+
+    def _append(self, data: bytes) -> None:
+        pwrite_all(self._fd, data, self._end)
+        self._end += len(data)
+
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return storage_errors(f"cannot write the checkpoint {self._target}")
+
+
+def sweep_partials(directory: Path) -> list[str]:
+    """Remove unfinished archives whose writers are dead; return their names."""
+    swept = []
+    for name in os.listdir(directory):
+        if not _PARTIAL.fullmatch(name):
+            continue
+        path = directory / name
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                if stat.S_ISREG(os.fstat(fd).st_mode) and lock_fd(fd):
+                    os.unlink(path)
+                    swept.append(name)
+            finally:
+                os.close(fd)
+    return swept
+
+
+def _create_locked(target: Path) -> tuple[Path, int]:
+    while True:
+        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # A sweep between the two lines finds the file unlocked and removes it.
+        if lock_fd(fd) and os.fstat(fd).st_nlink:
+            return partial, fd
+        os.close(fd)

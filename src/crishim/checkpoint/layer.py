@@ -1,0 +1,230 @@
+"""Capture of a container's writable layer from its overlay's upper directory, in two passes.
+
+The first pass copies everything while the container runs; whatever may have been torn is
+remembered. The second runs during the pause and writes only what changed since. The directory is
+hostile: its owner swaps files for links and devices while we walk, so each entry is opened as a
+path first (O_PATH), looked at, and only then read. All calls block; use them from a thread.
+Source: kernel Documentation/filesystems/overlayfs.rst; OCI image-spec layer.md (whiteouts).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from crishim.checkpoint.layer_write import LayerWriter
+from crishim.errors import DeadlineExceeded, Unsupported
+from crishim.kernel.atomic import storage_errors
+
+if TYPE_CHECKING:
+    from crishim.kernel.mounts import Overlay
+
+FIRST_MEMBER = "rootfs-diff.tar"
+SECOND_MEMBER = "rootfs-diff.2.tar"
+
+_DEPTH_MAX = 256
+_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_CLOCK_TICK_NS = 20_000_000
+"""File times come from a clock that may tick only every 10 ms: what was written within two ticks of
+being read may have been written again without a new time."""
+
+_Mark = tuple[int, int]
+"""Inode number and change time: a change of content or attributes always moves the latter."""
+
+
+def keeps_xattr(name: str) -> bool:
+    """Tell whether an attribute travels: not the overlay's own, nor a label of the pod or host."""
+    if name.startswith(("trusted.overlay.", "user.overlay.")):
+        return False
+    return name.startswith(("user.", "trusted.", "system.posix_acl_")) or (
+        name == "security.capability"
+    )
+
+
+class LayerCapture:
+    """The capture of one upper directory; one object serves both passes."""
+
+    def __init__(self, overlay: Overlay) -> None:
+        self._overlay = overlay
+        self._known: dict[str, dict[str, _Mark]] = {}
+        self._root: _Mark | None = None
+        self._due: set[int] = set()
+        self._redo: set[int] = set()
+        self._cancelled = threading.Event()
+        self._entries = 0
+        self._links: dict[int, bytes] = {}
+        self._writer: LayerWriter
+
+    def first_pass(self, fd: int, offset: int) -> int:
+        """Write the whole layer while the container runs.
+
+        Args: fd, offset: the file that takes the tar, and from where on.
+        Returns: the offset behind the tar.
+        Raises: Unsupported: the overlay uses features that keep data elsewhere. NoSpace.
+            DeadlineExceeded: after `cancel`.
+        """
+        end, _ = self._pass(fd, offset)
+        return end
+
+    def second_pass(self, fd: int, offset: int, *, always: frozenset[str]) -> int | None:
+        """Write what changed since the first pass; the container must be paused.
+
+        Args: always: absolute paths, as the container sees them, of files that were mapped
+            writable and shared at the first pass or are now: writing to memory moves no time.
+        Returns: the offset behind the tar, or None if nothing changed.
+        Raises: as `first_pass`.
+        """
+        for path in always:
+            with contextlib.suppress(OSError):
+                file = self._overlay.upper / path.lstrip("/")
+                self._redo.add(os.lstat(file).st_ino)
+        end, entries = self._pass(fd, offset)
+        return end if entries else None
+
+    def cancel(self) -> None:
+        """Make a running pass end soon with an error; safe from any thread."""
+        self._cancelled.set()
+
+    def _pass(self, fd: int, offset: int) -> tuple[int, int]:
+        self._writer = LayerWriter(fd, offset)
+        self._entries = 0
+        self._links.clear()
+        self._due, self._redo = self._redo, set()
+        with storage_errors("cannot capture the writable layer"):
+            root_fd = os.open(self._overlay.upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                mark = _mark(os.fstat(root_fd))
+                if mark != self._root:
+                    self._write_directory(root_fd, "")
+                self._walk(root_fd, "", 0, fresh=False)
+                self._root = mark
+            finally:
+                os.close(root_fd)
+            return self._writer.finish(), self._entries
+
+    def _walk(self, path_fd: int, directory: str, depth: int, *, fresh: bool) -> None:
+        """Write what changed in a directory; all of it if `fresh`."""
+        if depth > _DEPTH_MAX:
+            raise Unsupported(f"the writable layer is nested deeper than {_DEPTH_MAX} directories")
+        known = {} if fresh else self._known.get(directory, {})
+        found: dict[str, _Mark] = {}
+        dir_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=path_fd)
+        try:
+            with os.scandir(dir_fd) as entries:
+                for entry in entries:
+                    if self._cancelled.is_set():
+                        raise DeadlineExceeded("the capture of the writable layer was cancelled")
+                    with contextlib.suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        mark = (status.st_ino, status.st_ctime_ns)
+                        old = known.get(entry.name)
+                        changed = mark != old or status.st_ino in self._due
+                        if changed or stat.S_ISDIR(status.st_mode):
+                            path = f"{directory}/{entry.name}" if directory else entry.name
+                            mark = self._visit(dir_fd, path, depth, old=old, changed=changed)
+                        found[entry.name] = mark
+        finally:
+            os.close(dir_fd)
+        for name in known.keys() - found.keys():
+            self._entries += 1
+            self._writer.removed(os.fsencode(f"{directory}/{name}" if directory else name))
+        self._known[directory] = found
+
+    def _visit(
+        self, dir_fd: int, path: str, depth: int, *, old: _Mark | None, changed: bool
+    ) -> _Mark:
+        """Write one entry if it changed, and what is below it; return its mark."""
+        fd = os.open(os.path.basename(path), _PATH, dir_fd=dir_fd)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISDIR(status.st_mode):
+                self._write(fd, path, status)
+                return _mark(status)
+            fresh = old is None or old[0] != status.st_ino
+            if fresh and old is not None:
+                self._entries += 1
+                self._writer.removed(os.fsencode(path))
+            if fresh or changed:
+                self._write_directory(fd, path)
+            self._walk(fd, path, depth + 1, fresh=fresh)
+            return _mark(status)
+        finally:
+            os.close(fd)
+
+    def _write_directory(self, fd: int, path: str) -> None:
+        status = os.fstat(fd)
+        xattrs = self._xattrs(fd, path)
+        opaque = xattrs.get(self._overlay.xattr_prefix + "opaque") == b"y"
+        self._redo_if_recent(status)
+        self._entries += 1
+        self._writer.directory(os.fsencode(path), status, _kept(xattrs), opaque=opaque)
+
+    def _write(self, fd: int, path: str, status: os.stat_result) -> None:
+        """Write what is no directory."""
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFSOCK:
+            return
+        name = os.fsencode(path)
+        self._entries += 1
+        if kind == stat.S_IFCHR and status.st_rdev == 0:
+            self._writer.whiteout(name)
+            return
+        self._redo_if_recent(status)
+        if status.st_nlink > 1:
+            first = self._links.setdefault(status.st_ino, name)
+            if first != name:
+                self._writer.hard_link(name, first, status)
+                return
+        xattrs = self._xattrs(fd, path)
+        if self._overlay.xattr_prefix + "whiteout" in xattrs:
+            self._writer.whiteout(name)
+        elif kind == stat.S_IFREG:
+            self._write_file(fd, name, status, _kept(xattrs))
+        elif kind == stat.S_IFLNK:
+            target = os.fsencode(os.readlink("", dir_fd=fd))
+            self._writer.symlink(name, status, _kept(xattrs), target)
+        else:
+            self._writer.special(name, status, _kept(xattrs))
+
+    def _write_file(
+        self, path_fd: int, name: bytes, status: os.stat_result, xattrs: dict[bytes, bytes]
+    ) -> None:
+        fd = os.open(f"/proc/self/fd/{path_fd}", _READ)
+        try:
+            whole = self._writer.file(name, status, xattrs, fd)
+            if not whole or _mark(os.fstat(fd)) != _mark(status):
+                self._redo.add(status.st_ino)
+        finally:
+            os.close(fd)
+
+    def _redo_if_recent(self, status: os.stat_result) -> None:
+        if status.st_ctime_ns > time.time_ns() - _CLOCK_TICK_NS:
+            self._redo.add(status.st_ino)
+
+    def _xattrs(self, fd: int, path: str) -> dict[str, bytes]:
+        """Return all attributes; refuse those by which the overlay keeps data elsewhere."""
+        proc_path = f"/proc/self/fd/{fd}"
+        xattrs = {}
+        for name in os.listxattr(proc_path):
+            with contextlib.suppress(OSError):
+                xattrs[name] = os.getxattr(proc_path, name)
+        for feature in ("metacopy", "redirect"):
+            if self._overlay.xattr_prefix + feature in xattrs:
+                raise Unsupported(
+                    f"/{path} in the writable layer uses the overlay feature {feature!r}",
+                    hint="mount overlays with metacopy=off,redirect_dir=off",
+                )
+        return xattrs
+
+
+def _mark(status: os.stat_result) -> _Mark:
+    return status.st_ino, status.st_ctime_ns
+
+
+def _kept(xattrs: dict[str, bytes]) -> dict[bytes, bytes]:
+    return {os.fsencode(name): value for name, value in xattrs.items() if keeps_xattr(name)}

@@ -1,0 +1,258 @@
+"""Write a captured layer into the upper directory of a container that does not run yet.
+
+No overlay is mounted: whiteouts become the 0/0 devices and opaque directories the attribute that
+the kernel will read when it mounts. Nothing in the layer can reach outside: each directory is
+entered from the one above by openat2 without links or mounts, files are made anew and never
+opened by a name that was there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from crishim.checkpoint import tarformat
+from crishim.checkpoint.layer import FIRST_MEMBER, SECOND_MEMBER, keeps_xattr
+from crishim.checkpoint.layer_read import (
+    OPAQUE,
+    REMOVED_ENTRY,
+    WHITEOUT,
+    LayerEntry,
+    read_layer,
+)
+from crishim.errors import Corrupt, Precondition, Unsupported
+from crishim.kernel.atomic import storage_errors
+from crishim.kernel.mounts import Overlay, overlay_from_options
+from crishim.kernel.splice import copy_range
+from crishim.kernel.tree import open_dir_at, remove_tree_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from crishim.checkpoint.reader import ArchiveReader
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEVICES = {tarformat.CHARACTER: stat.S_IFCHR, tarformat.BLOCK: stat.S_IFBLK}
+
+
+def overlay_of_snapshot(mounts: Sequence[tuple[str, str, Sequence[str]]]) -> Overlay:
+    """Return the overlay that a snapshot's mounts (type, source, options) are going to make.
+
+    Raises: Unsupported: the snapshotter makes something else.
+    """
+    if len(mounts) != 1 or mounts[0][0] != "overlay":
+        raise Unsupported(
+            "the container's snapshot is not an overlay",
+            details=", ".join(kind for kind, _, _ in mounts),
+            hint="use containerd's overlayfs snapshotter",
+        )
+    return overlay_from_options(mounts[0][2])
+
+
+def apply_layer(
+    archive: ArchiveReader, overlay: Overlay, *, device_allowed: Callable[[bool, int, int], bool]
+) -> None:
+    """Write the layer of an archive into an overlay's upper directory, over what is there.
+
+    Args: device_allowed: asked whether a device may be made: is it a character device, its major,
+        its minor number.
+    Raises: Corrupt: a hostile or damaged layer. Precondition: a device that is not allowed.
+        NoSpace. After an error the upper directory holds a part of the layer; the caller gives
+        the snapshot up, or applies again.
+    """
+    with storage_errors("cannot write the container's layer"):
+        upper_fd = os.open(overlay.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, upper_fd)
+            tree = _Tree(upper_fd)
+            stack.callback(tree.close)
+            applier = _Applier(archive.fd, tree, overlay.xattr_prefix, device_allowed)
+            for name in (FIRST_MEMBER, SECOND_MEMBER):
+                if member := archive.members.get(name):
+                    for entry in read_layer(archive.fd, member.offset, member.size):
+                        applier.apply(entry)
+            applier.set_directory_times()
+
+
+class _Tree:
+    """Open directories from the root down to the last one asked for."""
+
+    def __init__(self, root_fd: int) -> None:
+        self._root_fd = root_fd
+        self._names: list[bytes] = []
+        self._fds: list[int] = []
+
+    def open(self, path: tuple[bytes, ...]) -> int:
+        """Return a directory's descriptor, valid until the next call."""
+        common = 0
+        while common < len(self._names) and self._names[: common + 1] == list(path[: common + 1]):
+            common += 1
+        self._cut(common)
+        for name in path[common:]:
+            try:
+                fd = open_dir_at(self._fds[-1] if self._fds else self._root_fd, os.fsdecode(name))
+            except (FileNotFoundError, Precondition) as error:
+                raise Corrupt(
+                    f"the writable layer has an entry without its directory: {path}"
+                ) from error
+            self._names.append(name)
+            self._fds.append(fd)
+        return self._fds[-1] if self._fds else self._root_fd
+
+    def forget(self, path: tuple[bytes, ...]) -> None:
+        """Close a directory that is about to be removed."""
+        if tuple(self._names[: len(path)]) == path:
+            self._cut(len(path) - 1)
+
+    def close(self) -> None:
+        self._cut(0)
+
+    def _cut(self, depth: int) -> None:
+        while len(self._fds) > depth:
+            self._names.pop()
+            os.close(self._fds.pop())
+
+
+class _Applier:
+    def __init__(
+        self,
+        archive_fd: int,
+        tree: _Tree,
+        xattr_prefix: str,
+        device_allowed: Callable[[bool, int, int], bool],
+    ) -> None:
+        self._archive_fd = archive_fd
+        self._tree = tree
+        self._xattr_prefix = xattr_prefix
+        self._device_allowed = device_allowed
+        self._directory_times: dict[tuple[bytes, ...], int] = {}
+
+    def apply(self, entry: LayerEntry) -> None:
+        """Write one entry over whatever is there."""
+        if entry.kind == OPAQUE:
+            os.setxattr(self._tree.open(entry.path), self._xattr_prefix + "opaque", b"y")
+            return
+        if entry.kind == tarformat.DIRECTORY:
+            self._directory(entry)
+            return
+        parent_fd = self._tree.open(entry.path[:-1])
+        name = os.fsdecode(entry.path[-1])
+        if entry.kind == tarformat.HARD_LINK:
+            self._hard_link(entry, name)
+            return
+        self._remove(parent_fd, entry.path)
+        if entry.kind == REMOVED_ENTRY:
+            return
+        if entry.kind == WHITEOUT:
+            os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent_fd)
+        elif entry.kind == tarformat.REGULAR:
+            self._file(entry, parent_fd, name)
+        else:
+            self._special(entry, parent_fd, name)
+
+    def set_directory_times(self) -> None:
+        """Set the times of all directories, once nothing is written into them any more."""
+        for path, mtime_ns in self._directory_times.items():
+            with contextlib.suppress(Corrupt):
+                os.utime(self._tree.open(path), ns=(mtime_ns, mtime_ns))
+
+    def _directory(self, entry: LayerEntry) -> None:
+        if entry.path:
+            parent_fd = self._tree.open(entry.path[:-1])
+            name = os.fsdecode(entry.path[-1])
+            if not _is_directory(parent_fd, name):
+                self._remove(parent_fd, entry.path)
+                os.mkdir(name, 0o700, dir_fd=parent_fd)
+        fd = self._tree.open(entry.path)
+        os.fchown(fd, entry.uid, entry.gid)
+        os.fchmod(fd, entry.mode)
+        _set_xattrs(fd, entry)
+        self._directory_times[entry.path] = entry.mtime_ns
+
+    def _file(self, entry: LayerEntry, parent_fd: int, name: str) -> None:
+        fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent_fd)
+        try:
+            os.ftruncate(fd, entry.size)
+            for offset, data, size in entry.extents:
+                if copy_range(self._archive_fd, data, fd, offset, size) != size:
+                    raise Corrupt("the writable layer in the archive is truncated")
+            os.fchown(fd, entry.uid, entry.gid)
+            os.fchmod(fd, entry.mode)
+            _set_xattrs(fd, entry)
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(fd)
+
+    def _special(self, entry: LayerEntry, parent_fd: int, name: str) -> None:
+        """Make a symbolic link, a FIFO or a device."""
+        if entry.kind == tarformat.SYMLINK:
+            os.symlink(entry.link, os.fsencode(name), dir_fd=parent_fd)
+        elif entry.kind == tarformat.FIFO:
+            os.mkfifo(name, 0o600, dir_fd=parent_fd)
+        else:
+            self._device(entry, parent_fd, name)
+        os.chown(name, entry.uid, entry.gid, dir_fd=parent_fd, follow_symlinks=False)
+        path = f"/proc/self/fd/{parent_fd}/{name}"
+        if entry.kind != tarformat.SYMLINK:
+            os.chmod(path, entry.mode)
+        for key, value in entry.xattrs.items():
+            if keeps_xattr(key):
+                os.setxattr(path, key, value, follow_symlinks=False)
+        times = (entry.mtime_ns, entry.mtime_ns)
+        os.utime(name, ns=times, dir_fd=parent_fd, follow_symlinks=False)
+
+    def _device(self, entry: LayerEntry, parent_fd: int, name: str) -> None:
+        major, minor = entry.device
+        if not self._device_allowed(entry.kind == tarformat.CHARACTER, major, minor):
+            path = "/".join(os.fsdecode(part) for part in entry.path)
+            raise Precondition(
+                f"the container's layer holds the device node /{path} ({major}:{minor})",
+                hint="allow the device in the pod that the checkpoint is restored into",
+            )
+        mode = _DEVICES[entry.kind] | 0o600
+        os.mknod(name, mode, os.makedev(major, minor), dir_fd=parent_fd)
+
+    def _hard_link(self, entry: LayerEntry, name: str) -> None:
+        if not entry.target:
+            raise Corrupt("a hard link of the writable layer has no target")
+        target_fd = os.dup(self._tree.open(entry.target[:-1]))
+        try:
+            parent_fd = self._tree.open(entry.path[:-1])
+            if entry.target != entry.path:
+                self._remove(parent_fd, entry.path)
+            os.link(
+                os.fsdecode(entry.target[-1]),
+                name,
+                src_dir_fd=target_fd,
+                dst_dir_fd=parent_fd,
+                follow_symlinks=False,
+            )
+        except (FileNotFoundError, FileExistsError, PermissionError) as error:
+            raise Corrupt(f"a hard link of the writable layer has no file: {name!r}") from error
+        finally:
+            os.close(target_fd)
+
+    def _remove(self, parent_fd: int, path: tuple[bytes, ...]) -> None:
+        name = os.fsdecode(path[-1])
+        with contextlib.suppress(FileNotFoundError):
+            if _is_directory(parent_fd, name):
+                self._tree.forget(path)
+                remove_tree_at(parent_fd, name)
+            else:
+                os.unlink(name, dir_fd=parent_fd)
+
+
+def _is_directory(parent_fd: int, name: str) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+        return stat.S_ISDIR(status.st_mode)
+    return False
+
+
+def _set_xattrs(fd: int, entry: LayerEntry) -> None:
+    """Set attributes; after owner and mode, which would drop or change some of them."""
+    for key, value in entry.xattrs.items():
+        if keeps_xattr(key):
+            os.setxattr(fd, key, value)

@@ -1,0 +1,254 @@
+"""A writable layer as tar entries: the writing side of the layer's format.
+
+The format is PAX with what OCI and GNU made common: whiteouts as `.wh.NAME`, opaque directories as
+`.wh..wh..opq`, attributes as SCHILY.xattr.*, sparse files in GNU's format 1.0. Two records are our
+own: CRISHIM.literal marks a real file whose name looks like a whiteout, and CRISHIM.removed a
+whiteout that means "was in the first pass, is gone from the upper directory now".
+This module knows no directories and no passes; `layer_read` is its counterpart.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from crishim.checkpoint import tarformat
+from crishim.kernel.atomic import pwrite_all
+from crishim.kernel.splice import copy_range
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WHITEOUT_PREFIX = b".wh."
+OPAQUE_NAME = b".wh..wh..opq"
+LITERAL = b"CRISHIM.literal"
+REMOVED = b"CRISHIM.removed"
+XATTR = b"SCHILY.xattr."
+
+_BUFFER_BYTES = 1 << 20
+_SMALL_BYTES = 64 << 10
+_NAME_BYTES_MAX = 100
+_ID_MAX = 8**7
+_MTIME_MAX_NS = 8**11 * 10**9
+
+
+class LayerWriter:
+    """Entries of one layer, written to a file from an offset on."""
+
+    def __init__(self, fd: int, offset: int) -> None:
+        self._fd = fd
+        self._offset = offset
+        self._buffer = bytearray()
+
+    def finish(self) -> int:
+        """Write the end mark; return the offset behind it."""
+        self._buffer += tarformat.END
+        self._flush()
+        return self._offset
+
+    def directory(
+        self, path: bytes, status: os.stat_result, xattrs: Mapping[bytes, bytes], *, opaque: bool
+    ) -> None:
+        """Write a directory; `b""` is the layer's root."""
+        name = path + b"/" if path else b"./"
+        self._entry(name, tarformat.DIRECTORY, status, xattrs=xattrs)
+        if opaque:
+            self._mark(path + b"/" + OPAQUE_NAME if path else OPAQUE_NAME, {})
+
+    def whiteout(self, path: bytes) -> None:
+        """Write that the layers below have a file which this one hides."""
+        self._mark(_whiteout_name(path), {})
+
+    def removed(self, path: bytes) -> None:
+        """Write that an entry of the first pass is gone, and hides nothing."""
+        self._mark(_whiteout_name(path), {REMOVED: b"1"})
+
+    def hard_link(self, path: bytes, target: bytes, status: os.stat_result) -> None:
+        """Write another name of a file written before."""
+        self._entry(path, tarformat.HARD_LINK, status, link=target)
+
+    def symlink(
+        self,
+        path: bytes,
+        status: os.stat_result,
+        xattrs: Mapping[bytes, bytes],
+        target: bytes,
+    ) -> None:
+        """Write a symbolic link."""
+        self._entry(path, tarformat.SYMLINK, status, xattrs=xattrs, link=target)
+
+    def special(self, path: bytes, status: os.stat_result, xattrs: Mapping[bytes, bytes]) -> None:
+        """Write a FIFO or a device node."""
+        kinds = {stat.S_IFIFO: tarformat.FIFO, stat.S_IFCHR: tarformat.CHARACTER}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), tarformat.BLOCK)
+        self._entry(path, kind, status, xattrs=xattrs)
+
+    def file(
+        self, path: bytes, status: os.stat_result, xattrs: Mapping[bytes, bytes], fd: int
+    ) -> bool:
+        """Write a regular file of exactly the size that `status` says, holes kept.
+
+        Returns: False if the file got shorter meanwhile; zeros stand for what was missing.
+        """
+        size = status.st_size
+        extents = [(0, size)]
+        if status.st_blocks * 512 < size:
+            extents = _extents(fd, size)
+        if extents == [(0, size)] or size == 0:
+            self._entry(path, tarformat.REGULAR, status, xattrs=xattrs, size=size)
+            return self._content(fd, [(0, size)])
+        sparse_map = _sparse_map(extents, size)
+        data_bytes = len(sparse_map) + sum(length for _, length in extents)
+        records = {
+            b"GNU.sparse.major": b"1",
+            b"GNU.sparse.minor": b"0",
+            b"GNU.sparse.name": path,
+            b"GNU.sparse.realsize": b"%d" % size,
+        }
+        self._entry(
+            path, tarformat.REGULAR, status, xattrs=xattrs, size=data_bytes, records=records
+        )
+        self._buffer += sparse_map
+        return self._content(fd, extents)
+
+    def _mark(self, name: bytes, records: Mapping[bytes, bytes]) -> None:
+        if pax := _long_names(name, b"") | dict(records):
+            self._buffer += tarformat.build_pax(pax)
+        header = tarformat.Header(name=name[:_NAME_BYTES_MAX], mode=0)
+        self._buffer += tarformat.build_header(header)
+        self._flush_if_full()
+
+    def _entry(  # one argument per field of the header
+        self,
+        name: bytes,
+        kind: bytes,
+        status: os.stat_result,
+        *,
+        xattrs: Mapping[bytes, bytes] | None = None,
+        link: bytes = b"",
+        size: int = 0,
+        records: Mapping[bytes, bytes] | None = None,
+    ) -> None:
+        pax = _long_names(name, link) | _large_numbers(status, size)
+        for key, value in (xattrs or {}).items():
+            pax[XATTR + key] = value
+        pax |= records or {}
+        if os.path.basename(name).startswith(WHITEOUT_PREFIX):
+            pax[LITERAL] = b"1"
+        if pax:
+            self._buffer += tarformat.build_pax(pax)
+        self._buffer += tarformat.build_header(
+            tarformat.Header(
+                name=name[:_NAME_BYTES_MAX],
+                kind=kind,
+                size=size,
+                mode=stat.S_IMODE(status.st_mode),
+                uid=status.st_uid,
+                gid=status.st_gid,
+                mtime_s=status.st_mtime_ns // 10**9,
+                link=link[:_NAME_BYTES_MAX],
+                device=(os.major(status.st_rdev), os.minor(status.st_rdev)),
+            )
+        )
+        self._flush_if_full()
+
+    def _content(self, fd: int, extents: list[tuple[int, int]]) -> bool:
+        total = 0
+        whole = True
+        for offset, size in extents:
+            total += size
+            if size <= _SMALL_BYTES:
+                data = os.pread(fd, size, offset) if size else b""
+                self._buffer += data
+                missing = size - len(data)
+                self._buffer += bytes(missing)
+            else:
+                self._flush()
+                missing = size - copy_range(fd, offset, self._fd, self._offset, size)
+                self._offset += size - missing
+                self._zeros(missing)
+            whole = whole and not missing
+        self._buffer += bytes(tarformat.padded(total) - total)
+        self._flush_if_full()
+        return whole
+
+    def _zeros(self, size: int) -> None:
+        """Write zeros, not a hole: the archive may have been written before with other data."""
+        while size > 0:
+            count = min(size, _BUFFER_BYTES)
+            self._buffer += bytes(count)
+            self._flush()
+            size -= count
+
+    def _flush_if_full(self) -> None:
+        if len(self._buffer) >= _BUFFER_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        pwrite_all(self._fd, self._buffer, self._offset)
+        self._offset += len(self._buffer)
+        self._buffer.clear()
+
+
+def _whiteout_name(path: bytes) -> bytes:
+    directory, name = os.path.split(path)
+    return os.path.join(directory, WHITEOUT_PREFIX + name)
+
+
+def _long_names(name: bytes, link: bytes) -> dict[bytes, bytes]:
+    """Return records for names that the header cannot hold or that are not plain ASCII."""
+    names = ((b"path", name), (b"linkpath", link))
+    records = {
+        key: value for key, value in names if len(value) > _NAME_BYTES_MAX or not value.isascii()
+    }
+    for value in records.values():
+        try:
+            value.decode()
+        except UnicodeDecodeError:
+            return {b"hdrcharset": b"BINARY"} | records
+    return records
+
+
+def _large_numbers(status: os.stat_result, size: int) -> dict[bytes, bytes]:
+    """Return records for times with a fraction and for numbers that are too large."""
+    records = {}
+    mtime_ns = status.st_mtime_ns
+    if mtime_ns % 10**9 or not 0 <= mtime_ns < _MTIME_MAX_NS:
+        sign = b"-" if mtime_ns < 0 else b""
+        records[b"mtime"] = b"%s%d.%09d" % (sign, *divmod(abs(mtime_ns), 10**9))
+    if status.st_uid >= _ID_MAX:
+        records[b"uid"] = b"%d" % status.st_uid
+    if status.st_gid >= _ID_MAX:
+        records[b"gid"] = b"%d" % status.st_gid
+    if size >= 8**11:
+        records[b"size"] = b"%d" % size
+    return records
+
+
+def _extents(fd: int, size: int) -> list[tuple[int, int]]:
+    """Return (offset, length) of the parts of a file that are not holes."""
+    extents = []
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(fd, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break
+        if start >= size:
+            break
+        position = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        extents.append((start, position - start))
+    return extents
+
+
+def _sparse_map(extents: list[tuple[int, int]], size: int) -> bytes:
+    """Return GNU's map: a count, then offset and length of each extent, in decimal lines."""
+    ends_in_hole = not extents or sum(extents[-1]) < size
+    listed = [*extents, (size, 0)] if ends_in_hole else extents
+    numbers = [len(listed), *(number for extent in listed for number in extent)]
+    text = b"".join(b"%d\n" % number for number in numbers)
+    return text + bytes(tarformat.padded(len(text)) - len(text))

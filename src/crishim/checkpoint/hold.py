@@ -1,0 +1,259 @@
+"""Hold a pod's connections while nobody, or the wrong kernel, would answer for them.
+
+From the pause of a container until its sockets exist again no frame for them may be answered by a
+kernel that does not own them: that would be an RST, and the connection gone. A hold drops them, and
+catches what it drops on the node's end of the pod's veth, so that the release can send it again and
+no client waits for a retransmission.
+
+Life of a hold: `prepare` (slow, changes nothing), `close` (under a millisecond), then exactly one
+of the endings its class names. Every ending may be repeated. What a crash of ours leaves is one
+nftables table, described by a `HoldRecord`; `remove` and `sweep` clear such tables away.
+
+This module never decides when to hold; it knows neither containers nor archives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from crishim.checkpoint import rules
+from crishim.checkpoint.podlink import INTERFACE, PodLink
+from crishim.errors import NotFound
+from crishim.kernel.netns import NetnsThread
+from crishim.tools.nft import Nft
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from crishim.kernel.interface import InterfaceState
+    from crishim.kernel.packet import Frame
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldRecord:
+    """A hold as a journal keeps it.
+
+    Attributes:
+        netns: path of the namespace that the table is in; "" for the node's own.
+        family: nftables family of the table.
+        table: its name.
+    """
+
+    netns: str
+    family: str
+    table: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a plain dict for a journal; `HoldRecord(**it)` is the way back."""
+        return asdict(self)
+
+
+class SourceHold:
+    """Hold everything to and from a pod whose containers are all to be paused.
+
+    Endings: `release` where the container goes on (after a resume, whatever happened before), or
+    `keep` once the dump has ended it and then `take_frames`.
+    """
+
+    def __init__(self, link: PodLink, *, lasting: bool) -> None:
+        self._link = link
+        self._lasting = lasting
+        self.record = HoldRecord(netns=link.netns, family="netdev", table=rules.new_table())
+
+    @classmethod
+    async def prepare(cls, netns: str, *, lasting: bool) -> Self:
+        """Make everything ready for `close`; nothing is held yet.
+
+        Args:
+            netns: path of the pod's network namespace.
+            lasting: the dump will end the container: the hold then survives a crash of ours,
+                because the dead sockets' connections must not be reset. Otherwise it vanishes
+                with our process.
+        Raises: NotFound, Precondition: as `PodLink.open`.
+        """
+        return cls(await PodLink.open(netns), lasting=lasting)
+
+    async def close(self) -> None:
+        """Drop and catch everything from now on.
+
+        Raises: ToolFailed: nft refused; nothing is held, and `release` is still to be called.
+        """
+        text = rules.source(self.record.table, interface=INTERFACE, lasting=self._lasting)
+        self._link.tap.start()
+        await self._link.inside.run(self._link.nft.run, text)
+
+    async def release(self) -> int:
+        """Let go and send the pod what was caught; return how many frames that were.
+
+        On cancel: the release goes on to its end by itself.
+        """
+        return await asyncio.shield(self._release())
+
+    async def _release(self) -> int:
+        link = self._link
+        if link.closed:
+            return 0
+        try:
+            await link.inside.run(link.nft.remove, "netdev", self.record.table)
+            frames = link.tap.stop()
+            return await link.outside.run(link.tap.send, frames)
+        finally:
+            await link.close()
+
+    async def keep(self) -> None:
+        """Leave the pod's namespace, with the drop standing in it; go on catching.
+
+        The namespace may end from now on. The drop ends with it, or by `remove`.
+        """
+        await self._link.close_inside()
+
+    async def take_frames(self) -> list[Frame]:
+        """End catching and return what was caught, oldest first; the drop stays."""
+        frames = self._link.tap.stop()
+        await asyncio.shield(self._link.close())
+        return frames
+
+
+class TargetHold:
+    """Hold everything that comes to a pod whose sockets are about to be restored.
+
+    It stands before the pod is given the address. Endings: `release` after the restore, or
+    `abandon` after the address has been taken away again.
+    """
+
+    def __init__(self, link: PodLink) -> None:
+        self.link = link
+        self.record = HoldRecord(netns=link.netns, family="netdev", table=rules.new_table())
+
+    @classmethod
+    async def prepare(cls, netns: str) -> Self:
+        """Make everything ready for `close`; nothing is held yet.
+
+        Raises: NotFound, Precondition: as `PodLink.open`.
+        """
+        return cls(await PodLink.open(netns))
+
+    async def close(self) -> None:
+        """Drop and catch what comes in from now on; what goes out passes.
+
+        Raises: ToolFailed: nft refused; nothing is held, and `abandon` is still to be called.
+        """
+        self.link.tap.start()
+        text = rules.target(self.record.table, interface=INTERFACE)
+        await self.link.inside.run(self.link.nft.run, text)
+
+    async def release(self, state: InterfaceState, earlier: Sequence[Frame] = ()) -> int:
+        """Let go, announce the addresses, and send what was caught; return how many frames.
+
+        Args:
+            state: the addresses and MAC that the pod now has.
+            earlier: what the source's hold caught, to be sent first.
+        On cancel: the release goes on to its end by itself.
+        """
+        return await asyncio.shield(self._release(state, earlier))
+
+    async def _release(self, state: InterfaceState, earlier: Sequence[Frame]) -> int:
+        link = self.link
+
+        if link.closed:
+            return 0
+
+        def let_go() -> None:
+            link.nft.remove("netdev", self.record.table)
+            link.announcer.announce(list(state.global_addresses), state.mac)
+
+        try:
+            await link.inside.run(let_go)
+            frames = sorted([*earlier, *link.tap.stop()], key=lambda frame: frame.caught_ns)
+            return await link.outside.run(link.tap.send, frames)
+        finally:
+            await link.close()
+
+    async def abandon(self) -> list[Frame]:
+        """Let go without announcing or sending; return what was caught, for a later attempt.
+
+        The pod must not have the address any more, or it resets the connections.
+        On cancel: goes on to its end by itself.
+        """
+        return await asyncio.shield(self._abandon())
+
+    async def _abandon(self) -> list[Frame]:
+        if self.link.closed:
+            return []
+        try:
+            await self.link.inside.run(self.link.nft.remove, "netdev", self.record.table)
+            return self.link.tap.stop()
+        finally:
+            await self.link.close()
+
+
+class NodeHold:
+    """Drop what the node routes or sends to addresses that no pod has for the moment.
+
+    It bridges the time from the removal of the old sandbox until the new one's `TargetHold` stands
+    and has the address. It survives a crash of ours. Ending: `release`.
+    """
+
+    def __init__(self, addresses: Collection[str]) -> None:
+        self._addresses = tuple(addresses)
+        self.record = HoldRecord(netns="", family="inet", table=rules.new_table())
+
+    async def close(self) -> None:
+        """Begin to drop."""
+        await _in_namespace("", lambda nft: nft.run(rules.node(self.record.table, self._addresses)))
+
+    async def release(self) -> None:
+        """Stop dropping."""
+        await remove(self.record)
+
+
+async def remove(record: HoldRecord) -> None:
+    """Delete the table of a hold, if it and its namespace are still there.
+
+    It does not send again what was caught: clients then wait for a retransmission.
+    """
+
+    def delete(nft: Nft) -> None:
+        nft.remove(record.family, record.table)
+
+    try:
+        await _in_namespace(record.netns, delete)
+    except NotFound:
+        return
+
+
+async def sweep(netns: str, *, keep: Collection[str] = ()) -> list[str]:
+    """Delete every hold's table in a namespace but those named; for recovery after a crash.
+
+    Args: netns: path of the namespace, "" for the node's own. keep: tables that a journal knows.
+    Returns: the names of the tables deleted.
+    Raises: NotFound: no such namespace.
+    """
+
+    def delete(nft: Nft) -> list[str]:
+        stale = [
+            (family, table)
+            for family, table in nft.tables()
+            if table.startswith(rules.PREFIX) and table not in keep
+        ]
+        for family, table in stale:
+            nft.remove(family, table)
+        return [table for _, table in stale]
+
+    return await _in_namespace(netns, delete)
+
+
+async def _in_namespace(netns: str, use: Callable[[Nft], _T]) -> _T:
+    def inside() -> _T:
+        nft = Nft()
+        try:
+            return use(nft)
+        finally:
+            nft.close()
+
+    async with NetnsThread(netns or None) as thread:
+        return await thread.run(inside)

@@ -1,0 +1,106 @@
+"""nftables through libnftables, in our own process.
+
+Executing the nft program costs 16 ms, a warm context 0.2 ms, which decides whether rules can be set
+between the pause and the dump of a container. This module knows nothing of what the rules mean.
+
+A context talks to the network namespace of the thread that made it and must be used by that thread
+only. Rules name interfaces by text, never by `iif` or `oif`: libnftables keeps one table of
+interface indices for the whole process, whatever the namespace.
+
+Source: libnftables(3); libnftables.so.1 since nftables 0.9.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import threading
+from typing import Any
+
+from crishim.errors import Precondition, ToolFailed
+
+_LIBRARY = "libnftables.so.1"
+_OUTPUT_JSON = 1 << 4
+# The library keeps global caches without locks; one call at a time costs the others 0.2 ms.
+_lock = threading.Lock()
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(_LIBRARY)
+    library.nft_ctx_new.restype = ctypes.c_void_p
+    library.nft_ctx_new.argtypes = [ctypes.c_uint32]
+    library.nft_ctx_free.restype = None
+    library.nft_ctx_free.argtypes = [ctypes.c_void_p]
+    library.nft_ctx_output_set_flags.restype = None
+    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+    library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error"):
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+    for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+        getattr(library, name).restype = ctypes.c_char_p
+    return library
+
+
+def available() -> bool:
+    """Tell whether libnftables can be loaded on this node."""
+    try:
+        _library()
+    except OSError:
+        return False
+    return True
+
+
+class Nft:
+    """A warm context for the network namespace of the thread that makes it.
+
+    Raises:
+        Precondition: libnftables is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._library = _library()
+        except OSError as error:
+            raise Precondition(
+                "libnftables is not installed", details=str(error), hint="install libnftables1"
+            ) from error
+        with _lock:
+            self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
+            self._library.nft_ctx_buffer_output(self._context)
+            self._library.nft_ctx_buffer_error(self._context)
+            self._library.nft_ctx_output_set_flags(self._context, _OUTPUT_JSON)
+
+    def run(self, text: str) -> str:
+        """Run commands in nft's language as one transaction and return what they print, JSON.
+
+        Raises:
+            ToolFailed: nft refused; nothing of `text` took effect.
+        """
+        with _lock:
+            status = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
+            output: bytes = self._library.nft_ctx_get_output_buffer(self._context)
+            error: bytes = self._library.nft_ctx_get_error_buffer(self._context)
+        if status != 0:
+            raise ToolFailed("nft", 1, details=error.decode(errors="replace").strip())
+        return output.decode(errors="replace")
+
+    def tables(self) -> list[tuple[str, str]]:
+        """Return family and name of every table in the namespace."""
+        listing: dict[str, list[dict[str, Any]]] = json.loads(self.run("list tables"))
+        tables = [item["table"] for item in listing["nftables"] if "table" in item]
+        return [(table["family"], table["name"]) for table in tables]
+
+    def remove(self, family: str, table: str) -> None:
+        """Delete a table if it is there."""
+        if (family, table) in self.tables():
+            self.run(f"delete table {family} {table}")
+
+    def close(self) -> None:
+        """Free the context. Safe to repeat."""
+        context, self._context = self._context, ctypes.c_void_p(None)
+        if context.value is not None:
+            with _lock:
+                self._library.nft_ctx_free(context)

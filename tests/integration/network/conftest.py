@@ -1,0 +1,119 @@
+"""A small network of its own for each test: a node with a bridge, pods on it, a client behind it.
+
+The test's thread moves into a fresh network namespace, which plays the node; pods and the client
+are namespaces that a sleeping process holds. Nothing of the machine's own network is touched.
+"""
+
+import ctypes
+import os
+import socket
+import subprocess
+from dataclasses import dataclass, field
+
+import pytest
+
+from crishim.kernel.netns import NetnsThread
+
+CLONE_NEWNET = 0x40000000
+GATEWAY4, GATEWAY6 = "10.77.0.1", "fd77::1"
+CLIENT4, CLIENT6 = "10.78.0.2", "fd78::2"
+
+
+def ip(*arguments, netns=""):
+    inside = ["nsenter", f"--net={netns}"] if netns else []
+    subprocess.run([*inside, "ip", *arguments], check=True)
+
+
+@dataclass
+class Namespace:
+    holder: subprocess.Popen
+    threads: list = field(default_factory=list)
+
+    @property
+    def path(self):
+        return f"/proc/{self.holder.pid}/ns/net"
+
+    def socket(self, *arguments):
+        """Make a socket that lives in this namespace, wherever it is used."""
+        thread = NetnsThread(self.path)
+        try:
+            return thread.call(socket.socket, *arguments)
+        finally:
+            thread.close()
+
+    def ip(self, *arguments):
+        ip(*arguments, netns=self.path)
+
+
+class Network:
+    def __init__(self):
+        self.namespaces = []
+        self.client = self.namespace()
+        self._node()
+
+    def namespace(self):
+        # unshare(1) replaces itself by sleep, so that the pid is the one that we end.
+        holder = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", "echo; exec sleep infinity"], stdout=subprocess.PIPE
+        )
+        holder.stdout.readline()
+        holder.stdout.close()
+        space = Namespace(holder)
+        self.namespaces.append(space)
+        space.ip("link", "set", "lo", "up")
+        return space
+
+    def _node(self):
+        ip("link", "set", "lo", "up")
+        ip("link", "add", "cr0", "type", "bridge")
+        ip("link", "set", "cr0", "up")
+        ip("addr", "add", f"{GATEWAY4}/24", "dev", "cr0")
+        ip("-6", "addr", "add", f"{GATEWAY6}/64", "dev", "cr0", "nodad")
+        for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            with open(f"/proc/sys/net/{key}", "w") as file:
+                file.write("1")
+        self.wire("up0", self.client, "02:00:00:00:78:02")
+        ip("addr", "add", "10.78.0.1/24", "dev", "up0")
+        ip("-6", "addr", "add", "fd78::1/64", "dev", "up0", "nodad")
+        self.address(self.client, CLIENT4, CLIENT6, via=("10.78.0.1", "fd78::1"))
+
+    def wire(self, name, space, mac):
+        pid = str(space.holder.pid)
+        ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", pid)
+        ip("link", "set", name, "up")
+        space.ip("link", "set", "eth0", "address", mac, "up")
+
+    def address(self, space, v4, v6, *, via=(GATEWAY4, GATEWAY6), bits4=24):
+        space.ip("addr", "add", f"{v4}/{bits4}", "dev", "eth0")
+        space.ip("-6", "addr", "add", f"{v6}/64", "dev", "eth0", "nodad")
+        space.ip("route", "add", "default", "via", via[0])
+        space.ip("-6", "route", "add", "default", "via", via[1])
+
+    def pod(self, number):
+        """Add a pod as the bridge plugin would: port pod<number>, 10.77.0.<number>."""
+        space = self.namespace()
+        self.wire(f"pod{number}", space, f"02:00:00:00:77:{number:02x}")
+        ip("link", "set", f"pod{number}", "master", "cr0")
+        self.address(space, f"10.77.0.{number}", f"fd77::{number:x}")
+        return space
+
+    def close(self):
+        for space in self.namespaces:
+            space.holder.kill()
+            space.holder.wait()
+
+
+@pytest.fixture
+def network():
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    try:
+        built = Network()
+        try:
+            yield built
+        finally:
+            built.close()
+    finally:
+        assert libc.setns(own, CLONE_NEWNET) == 0
+        os.close(own)

@@ -1,0 +1,82 @@
+"""A TCP conversation that notices: numbered messages, each answered, errors and gaps recorded."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import time
+
+PORT = 7777
+MESSAGE = struct.Struct("!Q")
+
+
+class Talk:
+    """A client that sends a number each 2 ms and checks the echo of the server.
+
+    Args: server, client: namespaces. address: of the server, IPv4 or IPv6.
+    """
+
+    def __init__(self, *, server, client, address):
+        self.answers = 0
+        self.longest_gap_s = 0.0
+        self.address = address
+        self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._listener = server.socket(self._family, socket.SOCK_STREAM)
+        self._caller = client.socket(self._family, socket.SOCK_STREAM)
+        self._tasks = []
+
+    async def __aenter__(self):
+        loop = asyncio.get_running_loop()
+        for sock in (self._listener, self._caller):
+            sock.setblocking(False)
+        self._listener.bind(("", PORT))
+        self._listener.listen()
+        accepting = loop.create_task(loop.sock_accept(self._listener))
+        await loop.sock_connect(self._caller, (self.address, PORT))
+        self._caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connection, _ = await accepting
+        self.connection.setblocking(False)
+        self._tasks = [loop.create_task(self._serve()), loop.create_task(self._call())]
+        await self.answered(20)
+        self.longest_gap_s = 0.0
+        return self
+
+    async def __aexit__(self, *exc):
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        for sock in (self._listener, self._caller, self.connection):
+            sock.close()
+
+    async def _serve(self):
+        loop = asyncio.get_running_loop()
+        while data := await loop.sock_recv(self.connection, 1 << 16):
+            await loop.sock_sendall(self.connection, data)
+
+    async def _call(self):
+        loop = asyncio.get_running_loop()
+        last = time.monotonic()
+        for number in range(1 << 32):
+            await loop.sock_sendall(self._caller, MESSAGE.pack(number))
+            answer = b""
+            while len(answer) < MESSAGE.size:
+                part = await loop.sock_recv(self._caller, MESSAGE.size - len(answer))
+                assert part, "the server ended the connection"
+                answer += part
+            assert MESSAGE.unpack(answer) == (number,)
+            now = time.monotonic()
+            self.longest_gap_s = max(self.longest_gap_s, now - last)
+            last = now
+            self.answers += 1
+            await asyncio.sleep(0.002)
+
+    async def answered(self, more):
+        """Wait until so many more answers have come; an error of either side is raised here."""
+        wanted = self.answers + more
+        async with asyncio.timeout(20):
+            while self.answers < wanted:
+                for task in self._tasks:
+                    if task.done():
+                        task.result()
+                await asyncio.sleep(0.005)

@@ -1,0 +1,93 @@
+"""The hold on a real TCP connection between a client, one routed hop away, and a pod."""
+
+import asyncio
+
+import pytest
+
+from crishim.checkpoint import hold
+from crishim.errors import NotFound
+from crishim.kernel.netns import NetnsThread
+from crishim.tools.nft import Nft
+from tests.integration.network.talk import Talk
+
+HELD_S = 0.5
+# A client that waits for a retransmission comes back after 0.845 s of such a hold.
+GAP_S = HELD_S * 1.3
+
+
+def tables(netns):
+    thread = NetnsThread(netns)
+    try:
+        nft = thread.call(Nft)
+        found = thread.call(nft.tables)
+        thread.call(nft.close)
+        return [name for _, name in found]
+    finally:
+        thread.close()
+
+
+@pytest.fixture(params=["10.77.0.2", "fd77::2"], ids=["v4", "v6"])
+def address(request):
+    return request.param
+
+
+async def test_release_lets_the_client_go_on_at_once(network, address):
+    pod = network.pod(2)
+    held = await hold.SourceHold.prepare(pod.path, lasting=False)
+    async with Talk(server=pod, client=network.client, address=address) as talk:
+        await held.close()
+        before = talk.answers
+        await asyncio.sleep(HELD_S)
+        during = talk.answers - before
+        sent = await held.release()
+        await talk.answered(50)
+    assert during <= 1
+    assert sent >= 1
+    assert HELD_S * 0.9 < talk.longest_gap_s < GAP_S
+    assert tables(pod.path) == []
+
+
+async def test_release_without_close_is_harmless(network):
+    pod = network.pod(2)
+    held = await hold.SourceHold.prepare(pod.path, lasting=False)
+    assert await held.release() == 0
+    assert await held.release() == 0
+    assert tables(pod.path) == []
+
+
+async def test_a_passing_hold_ends_with_its_maker(network):
+    pod = network.pod(2)
+    held = await hold.SourceHold.prepare(pod.path, lasting=False)
+    await held.close()
+    standing = tables(pod.path)
+    await held.take_frames()
+    assert standing == [held.record.table]
+    assert tables(pod.path) == []
+
+
+async def test_a_lasting_hold_stays_until_it_is_removed(network):
+    pod = network.pod(2)
+    held = await hold.SourceHold.prepare(pod.path, lasting=True)
+    await held.close()
+    await held.keep()
+    await held.take_frames()
+    record = hold.HoldRecord(**held.record.to_json())
+    assert tables(pod.path) == [record.table]
+    assert await hold.sweep(pod.path, keep=[record.table]) == []
+    await hold.remove(record)
+    assert tables(pod.path) == []
+    await hold.remove(record)
+
+
+async def test_sweep_takes_what_a_crash_left(network):
+    pod = network.pod(2)
+    held = await hold.SourceHold.prepare(pod.path, lasting=True)
+    await held.close()
+    await held.take_frames()
+    assert await hold.sweep(pod.path) == [held.record.table]
+    assert tables(pod.path) == []
+
+
+async def test_no_such_namespace():
+    with pytest.raises(NotFound):
+        await hold.SourceHold.prepare("/run/netns/crishim-none", lasting=False)

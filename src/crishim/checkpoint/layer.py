@@ -113,20 +113,23 @@ class LayerCapture:
             raise Unsupported(f"the writable layer is nested deeper than {_DEPTH_MAX} directories")
         known = {} if fresh else self._known.get(directory, {})
         found: dict[str, _Mark] = {}
+        due = self._due
         dir_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=path_fd)
         try:
             with os.scandir(dir_fd) as entries:
                 for entry in entries:
-                    if self._cancelled.is_set():
-                        raise DeadlineExceeded("the capture of the writable layer was cancelled")
-                    with contextlib.suppress(FileNotFoundError):
+                    # This loop runs once per file during the pause: it is kept free of calls.
+                    try:
                         status = entry.stat(follow_symlinks=False)
-                        mark = (status.st_ino, status.st_ctime_ns)
-                        old = known.get(entry.name)
-                        changed = mark != old or status.st_ino in self._due
-                        if changed or stat.S_ISDIR(status.st_mode):
-                            path = f"{directory}/{entry.name}" if directory else entry.name
-                            mark = self._visit(dir_fd, path, depth, old=old, changed=changed)
+                    except FileNotFoundError:
+                        continue
+                    mark: _Mark | None = (status.st_ino, status.st_ctime_ns)
+                    old = known.get(entry.name)
+                    changed = mark != old or status.st_ino in due
+                    if changed or stat.S_ISDIR(status.st_mode):
+                        path = f"{directory}/{entry.name}" if directory else entry.name
+                        mark = self._visit(dir_fd, path, depth, old=old, changed=changed)
+                    if mark is not None:
                         found[entry.name] = mark
         finally:
             os.close(dir_fd)
@@ -137,9 +140,17 @@ class LayerCapture:
 
     def _visit(
         self, dir_fd: int, path: str, depth: int, *, old: _Mark | None, changed: bool
-    ) -> _Mark:
-        """Write one entry if it changed, and what is below it; return its mark."""
-        fd = os.open(os.path.basename(path), _PATH, dir_fd=dir_fd)
+    ) -> _Mark | None:
+        """Write one entry if it changed, and what is below it.
+
+        Returns: its mark; None if it is gone.
+        """
+        if self._cancelled.is_set():
+            raise DeadlineExceeded("the capture of the writable layer was cancelled")
+        try:
+            fd = os.open(os.path.basename(path), _PATH, dir_fd=dir_fd)
+        except FileNotFoundError:
+            return None
         try:
             status = os.fstat(fd)
             if not stat.S_ISDIR(status.st_mode):

@@ -1,0 +1,203 @@
+"""What changes between the passes, or during the first one, reaches the target all the same."""
+
+import mmap
+import os
+import random
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from crishim.checkpoint.layer import LayerCapture
+from crishim.checkpoint.layer_read import read_layer
+from crishim.errors import DeadlineExceeded
+from tests.integration.layer.test_roundtrip import nasty, nothing, travel
+
+
+def populate(root: Path) -> None:
+    """Make files to be changed later."""
+    for name in ("kept", "grown", "shrunk", "rewritten", "chmodded", "gone", "becomes-dir"):
+        (root / name).write_bytes(os.urandom(100_000))
+    for name in ("dir-gone", "dir-renamed", "dir-replaced", "dir-becomes-file", "dir-kept"):
+        (root / name / "sub").mkdir(parents=True)
+        (root / name / "sub/file").write_text(name)
+    (root / "link").symlink_to("kept")
+    (root / "a").write_text("one inode")
+    os.link(root / "a", root / "b")
+    os.link(root / "a", root / "c")
+    (root / "etc/conf.d/a").write_text("copied up")
+
+
+def change(root: Path) -> None:
+    """Change everything that `populate` made, in every way."""
+    with open(root / "grown", "ab") as file:
+        file.write(b"more")
+    os.truncate(root / "shrunk", 10)
+    with open(root / "rewritten", "r+b") as file:
+        times = os.stat(root / "rewritten")
+        file.write(b"new")
+        file.flush()
+        os.utime(root / "rewritten", ns=(times.st_atime_ns, times.st_mtime_ns))
+    os.chmod(root / "chmodded", 0o4711)
+    (root / "gone").unlink()
+    (root / "becomes-dir").unlink()
+    (root / "becomes-dir/sub").mkdir(parents=True)
+    shutil.rmtree(root / "dir-gone")
+    os.rename(root / "dir-renamed", root / "dir-renamed-now")
+    shutil.rmtree(root / "dir-replaced")
+    (root / "dir-replaced").mkdir()
+    (root / "dir-replaced/other").write_text("other")
+    shutil.rmtree(root / "dir-becomes-file")
+    (root / "dir-becomes-file").write_text("file")
+    (root / "dir-kept/sub/new").write_text("new")
+    (root / "link").unlink()
+    (root / "link").symlink_to("grown")
+    (root / "b").unlink()
+    os.link(root / "a", root / "d")
+    (root / "etc/conf.d/a").unlink()
+    (root / "etc/conf.d/b").unlink()
+    shutil.rmtree(root / "opaque")
+    (root / "opaque").mkdir()
+
+
+def test_changes_between_the_passes_arrive(source, target, tmp_path):
+    expected, found = travel(source, target, tmp_path / "a.tar", before=populate, between=change)
+    assert found == expected
+
+
+def test_a_whole_tree_that_appears_between_the_passes_arrives(source, target, tmp_path):
+    expected, found = travel(source, target, tmp_path / "a.tar", before=nothing, between=nasty)
+    assert found == expected
+
+
+def test_a_tree_that_is_undone_between_the_passes_is_gone(source, target, tmp_path):
+    def undo(root: Path) -> None:
+        shutil.rmtree(root / "directory-00-of-a-long-path")
+        (root / ".wh.not-a-whiteout").unlink()
+        (root / "hard-a").unlink()
+        (root / "opaque/new").unlink()
+
+    expected, found = travel(source, target, tmp_path / "a.tar", before=nasty, between=undo)
+    assert found == expected
+
+
+def test_unchanged_files_are_not_written_again(source, tmp_path):
+    with source.mounted() as root:
+        nasty(root)
+        capture = LayerCapture(source.overlay)
+        settle(source.upper)
+        with open(tmp_path / "one", "w+b") as one, open(tmp_path / "two", "w+b") as two:
+            capture.first_pass(one.fileno(), 0)
+            (root / "etc/conf.d/a").write_text("the only change")
+            end = capture.second_pass(two.fileno(), 0, always=frozenset(["/hard-a", "/none"]))
+            assert end is not None
+            entries = [b"/".join(entry.path) for entry in read_layer(two.fileno(), 0, end)]
+            assert sorted(entries) == [b"etc/conf.d/a", b"etc/hard-b", b"hard-a"]
+
+
+def test_second_pass_of_an_unchanged_layer_is_empty(source, tmp_path):
+    with source.mounted() as root:
+        nasty(root)
+        settle(source.upper)
+        with open(tmp_path / "tar", "w+b") as tar:
+            capture = LayerCapture(source.overlay)
+            capture.first_pass(tar.fileno(), 0)
+            assert capture.second_pass(tar.fileno(), 0, always=frozenset()) is None
+
+
+def test_a_mapped_file_named_by_the_caller_is_copied_again(source, target, tmp_path):
+    maps: list[mmap.mmap] = []
+
+    def map_file(root: Path) -> None:
+        (root / "db").write_bytes(bytes(8192))
+        with open(root / "db", "r+b") as file:
+            maps.append(mmap.mmap(file.fileno(), 8192))
+        maps[0][0] = 1
+        settle(source.upper)
+
+    def write_memory(_: Path) -> None:
+        maps[0][0] = 2
+        maps[0][5000] = 3
+        maps[0].close()
+
+    expected, found = travel(
+        source,
+        target,
+        tmp_path / "a.tar",
+        before=map_file,
+        between=write_memory,
+        always=frozenset(["/db"]),
+    )
+    assert found == expected
+    assert found["db"]["content"][0] == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_busy_writer_during_the_first_pass_does_no_harm(source, target, tmp_path, seed):
+    stop = threading.Event()
+    writer = threading.Thread(target=lambda: None)
+
+    def begin(root: Path) -> None:
+        nonlocal writer
+        populate(root)
+        (root / "big").write_bytes(os.urandom(4 << 20))
+        writer = threading.Thread(target=mutate, args=(root, random.Random(seed), stop))
+        writer.start()
+
+    def end(_: Path) -> None:
+        stop.set()
+        writer.join()
+
+    expected, found = travel(source, target, tmp_path / "a.tar", before=begin, between=end)
+    assert found == expected
+
+
+def mutate(root: Path, choice: random.Random, stop: threading.Event) -> None:
+    """Write, truncate, rename, link and remove as fast as possible."""
+    number = 0
+    while not stop.is_set():
+        number += 1
+        name = root / f"busy-{number % 40}"
+        action = choice.randrange(8)
+        if action == 0:
+            with open(root / "big", "r+b") as file:
+                os.pwrite(file.fileno(), os.urandom(5000), choice.randrange(4 << 20))
+        elif action == 1:
+            os.truncate(root / "big", choice.randrange(4 << 20))
+        elif action == 2:
+            shutil.rmtree(name) if name.is_dir() else name.write_bytes(
+                os.urandom(choice.randrange(9000))
+            )
+        elif action == 3 and not name.is_dir():
+            os.replace(root / "grown", root / "grown-2")
+            shutil.copyfile(root / "grown-2", root / "grown")
+        elif action == 4:
+            name.unlink() if name.is_file() else name.mkdir(exist_ok=True)
+        elif action == 5 and not os.path.lexists(name):
+            os.link(root / "kept", name)
+        elif action == 6 and name.is_dir():
+            (name / "inside").write_text(str(number))
+        elif action == 7 and name.is_dir():
+            os.rename(name, root / f"moved-{number}")
+
+
+def test_cancel_ends_a_pass(source, tmp_path):
+    with source.mounted() as root, open(tmp_path / "tar", "w+b") as tar:
+        populate(root)
+        capture = LayerCapture(source.overlay)
+        capture.cancel()
+        with pytest.raises(DeadlineExceeded):
+            capture.first_pass(tar.fileno(), 0)
+
+
+def settle(upper: Path) -> None:
+    """Wait until no file's time is so young that it counts as possibly written again."""
+    newest = max(
+        os.lstat(os.path.join(directory, name)).st_ctime_ns
+        for directory, names, files in os.walk(upper)
+        for name in [".", *names, *files]
+    )
+    while time.time_ns() < newest + 50_000_000:
+        time.sleep(0.01)

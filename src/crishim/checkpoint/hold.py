@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from crishim.checkpoint import rules
+from crishim.checkpoint.drain import drain
 from crishim.checkpoint.podlink import INTERFACE, PodLink
 from crishim.errors import NotFound
 from crishim.kernel.netns import NetnsThread
@@ -62,6 +63,7 @@ class SourceHold:
     def __init__(self, link: PodLink, *, lasting: bool) -> None:
         self._link = link
         self._lasting = lasting
+        self._syn_table = rules.new_table()
         self.record = HoldRecord(netns=link.netns, family="netdev", table=rules.new_table())
 
     @classmethod
@@ -76,6 +78,22 @@ class SourceHold:
         Raises: NotFound, Precondition: as `PodLink.open`.
         """
         return cls(await PodLink.open(netns), lasting=lasting)
+
+    async def drain(self, *, timeout_s: float, listeners: Collection[int] | None = None) -> None:
+        """Let no new connection begin and wait until none is half begun; before the pause.
+
+        What would have begun one is caught and sent again by the release, so that its client need
+        not wait for a second's retransmission. From here on `release` must follow.
+
+        Args:
+            timeout_s: how long the processes may take to accept what waits.
+            listeners: inodes of the listening sockets to be dumped; None for all of the pod.
+        Raises: Precondition: connections still wait to be accepted.
+        """
+        link = self._link
+        link.tap.start(only_syns=True)
+        await link.inside.run(link.nft.run, rules.syn(self._syn_table, interface=INTERFACE))
+        await drain(link.inside, timeout_s=timeout_s, listeners=listeners, orphans=self._lasting)
 
     async def close(self) -> None:
         """Drop and catch everything from now on.
@@ -98,7 +116,8 @@ class SourceHold:
         if link.closed:
             return 0
         try:
-            await link.inside.run(link.nft.remove, "netdev", self.record.table)
+            for table in (self.record.table, self._syn_table):
+                await link.inside.run(link.nft.remove, "netdev", table)
             frames = link.tap.stop()
             return await link.outside.run(link.tap.send, frames)
         finally:

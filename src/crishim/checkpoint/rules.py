@@ -50,10 +50,10 @@ def target(table: str, *, interface: str) -> str:
 
 
 def syn(table: str, *, interface: str) -> str:
-    """Drop what would begin a TCP connection to the pod, and nothing else."""
-    match = "tcp flags & (syn | ack) == syn drop;"
-    body = f"meta l4proto tcp {match}"
-    return f"table netdev {table} {{ {_chain('in', interface, hook='ingress', body=body)}}}"
+    """Drop what would begin a TCP connection to the pod, and nothing else; for our life only."""
+    body = "tcp flags & (syn | ack) == syn drop;"
+    chain = _chain("in", interface, hook="ingress", body=body)
+    return f"table netdev {table} {{ flags owner; {chain}}}"
 
 
 def node(table: str, addresses: Iterable[str]) -> str:

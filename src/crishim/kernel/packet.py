@@ -32,11 +32,31 @@ _RECEIVE_BUFFER_BYTES = 16 << 20
 _FRAME_BYTES_MAX = (1 << 16) + 4096
 _READS_PER_TURN = 128
 
-# Classic BPF, (code, jt, jf, k) each: take nothing; take what is on its way out of the interface.
+# Classic BPF, (code, jt, jf, k) each: take nothing; take what is on its way out of the interface;
+# take of that only what begins a TCP connection.
 _TAKE_NOTHING = ((0x06, 0, 0, 0),)
 _TAKE_OUTGOING = (
     (0x30, 0, 0, 0xFFFFF000 + 4),  # load the packet type, SKF_AD_OFF + SKF_AD_PKTTYPE
     (0x15, 0, 1, _PACKET_OUTGOING),
+    (0x06, 0, 0, 0xFFFFFFFF),
+    (0x06, 0, 0, 0),
+)
+_TAKE_SYNS = (
+    (0x30, 0, 0, 0xFFFFF000 + 4),
+    (0x15, 0, 14, _PACKET_OUTGOING),
+    (0x28, 0, 0, 12),  # the ethernet type
+    (0x15, 0, 5, 0x0800),
+    (0x30, 0, 0, 23),  # IPv4: protocol, then the TCP flags behind a header of 4 * IHL bytes
+    (0x15, 0, 10, socket.IPPROTO_TCP),
+    (0xB1, 0, 0, 14),
+    (0x50, 0, 0, 14 + 13),
+    (0x05, 0, 0, 4),
+    (0x15, 0, 6, 0x86DD),
+    (0x30, 0, 0, 20),  # IPv6: next header, then the TCP flags
+    (0x15, 0, 4, socket.IPPROTO_TCP),
+    (0x30, 0, 0, 54 + 13),
+    (0x54, 0, 0, 0x12),  # both ways: of SYN and ACK only SYN
+    (0x15, 0, 1, 0x02),
     (0x06, 0, 0, 0xFFFFFFFF),
     (0x06, 0, 0, 0),
 )
@@ -93,11 +113,15 @@ class Tap:
             self._socket.close()
             raise
 
-    def start(self) -> None:
-        """Begin to catch; call it on the event loop."""
-        self._filter(_TAKE_OUTGOING)
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._socket, self._read, _READS_PER_TURN)
+    def start(self, *, only_syns: bool = False) -> None:
+        """Begin to catch, on the event loop; called again it changes what is caught.
+
+        Args: only_syns: nothing but first segments of TCP connections.
+        """
+        self._filter(_TAKE_SYNS if only_syns else _TAKE_OUTGOING)
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._socket, self._read, _READS_PER_TURN)
 
     def stop(self) -> list[Frame]:
         """End catching and return what was caught, oldest first; sending goes on to work."""

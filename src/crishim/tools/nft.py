@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import json
 import threading
-from typing import Any
 
 from crishim.errors import Precondition, ToolFailed
 
 _LIBRARY = "libnftables.so.1"
-_OUTPUT_JSON = 1 << 4
 # The library keeps global caches without locks; one call at a time costs the others 0.2 ms.
 _lock = threading.Lock()
 
@@ -33,8 +30,6 @@ def _library() -> ctypes.CDLL:
     library.nft_ctx_new.argtypes = [ctypes.c_uint32]
     library.nft_ctx_free.restype = None
     library.nft_ctx_free.argtypes = [ctypes.c_void_p]
-    library.nft_ctx_output_set_flags.restype = None
-    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
     library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error"):
         getattr(library, name).argtypes = [ctypes.c_void_p]
@@ -71,10 +66,9 @@ class Nft:
             self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
             self._library.nft_ctx_buffer_output(self._context)
             self._library.nft_ctx_buffer_error(self._context)
-            self._library.nft_ctx_output_set_flags(self._context, _OUTPUT_JSON)
 
     def run(self, text: str) -> str:
-        """Run commands in nft's language as one transaction and return what they print, JSON.
+        """Run commands in nft's language as one transaction and return what they print.
 
         Raises:
             ToolFailed: nft refused; nothing of `text` took effect.
@@ -89,9 +83,9 @@ class Nft:
 
     def tables(self) -> list[tuple[str, str]]:
         """Return family and name of every table in the namespace."""
-        listing: dict[str, list[dict[str, Any]]] = json.loads(self.run("list tables"))
-        tables = [item["table"] for item in listing["nftables"] if "table" in item]
-        return [(table["family"], table["name"]) for table in tables]
+        # Not as JSON: nftables 1.0.6 writes freed memory there for tables with an owner.
+        words = [line.split() for line in self.run("list tables").splitlines()]
+        return [(line[1], line[2]) for line in words if line[:1] == ["table"]]
 
     def remove(self, family: str, table: str) -> None:
         """Delete a table if it is there."""

@@ -24,6 +24,16 @@ _E2E = "registry.k8s.io/e2e-test-images"
 _STAGING = "gcr.io/k8s-staging-cri-tools"
 _WEB_ROOT = "/usr/share/nginx/html"
 _OCI_DIRECTORY = "layer/usr/local/share/lab/oci/standins"
+# Applets that this busybox lacks.
+_PGREP = "#!/bin/sh\nexec pidof \"$1\"\n"
+_IPCS = "#!/bin/sh\nexec awk 'NR > 1 { print $2 }' /proc/sysvipc/shm\n"
+# A master process of the name, argument and pid file that tests look for.
+_NGINX = """#!/bin/sh
+httpd -f -p {port} -h {root} &
+trap "kill $!; exit" TERM QUIT INT
+echo $$ > /var/run/nginx.pid
+wait
+"""
 _PASSWD = (
     "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\n"
     "www-data:x:33:33:www-data:/var/www:/bin/false\n"
@@ -88,15 +98,16 @@ def standin_list(layers: dict[str, Blob]) -> list[Image]:
     """
     busybox, shell = (layers["busybox"],), ("sh",)
     web, host_web = (*busybox, layers["web"]), (*busybox, layers["hostweb"])
+    nginx, httpd = ("/bin/nginx", "master process"), ("sh", "-c", "echo httpd; exec nginx")
     architecture = ARCHITECTURES.get(platform.machine(), platform.machine())
     same_image = [f"{_STAGING}/test-image-tags:{tag}" for tag in (1, 2, 3)]
     return [
         _image(PAUSE_IMAGE, (layers["pause"],), ("/pause",)),
         _image("docker.io/library/busybox:latest", busybox, shell),
         _image(f"{_E2E}/busybox:1.29-2", busybox, shell),
-        _image(f"{_E2E}/nginx:1.14-2", web, ("/bin/serve",)),
-        _image(f"{_E2E}/httpd:2.4.39-4", web, ("/bin/serve",)),
-        _image(f"{_STAGING}/hostnet-nginx-{architecture}:latest", host_web, ("/bin/serve",)),
+        _image(f"{_E2E}/nginx:1.14-2", web, nginx),
+        _image(f"{_E2E}/httpd:2.4.39-4", web, httpd),
+        _image(f"{_STAGING}/hostnet-nginx-{architecture}:latest", host_web, nginx),
         _image(f"{_E2E}/nonewprivs:1.3", (layers["nnp"],), ("/nonewprivs",)),
         *(_image(f"{_STAGING}/{name}", busybox, shell) for name in _PLAIN),
         *(_image(name, busybox, shell, label=same_image[0]) for name in same_image),
@@ -130,13 +141,15 @@ def _layer(out: Path, fill: Callable[[Path], None]) -> Blob:
 
 
 def _busybox_root(root: Path, busybox: Path) -> None:
-    for folder in ("bin", "etc", "tmp", "root", "proc", "sys", "dev", "var/www", "home"):
+    for folder in ("bin", "etc", "tmp", "root", "proc", "sys", "dev", "var/run", "var/www", "home"):
         (root / folder).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
     _program(root / "bin", busybox, 0o755)
     for applet in run([str(busybox), "--list"]).split():
         if applet != "busybox":
             os.link(root / "bin/busybox", root / "bin" / applet)
+    _script(root / "bin/pgrep", _PGREP)
+    _script(root / "bin/ipcs", _IPCS)
     (root / "etc/passwd").write_text(_PASSWD)
     (root / "etc/group").write_text(_GROUP)
 
@@ -151,7 +164,10 @@ def _web_root(root: Path, *, port: int) -> None:
     page = root / _WEB_ROOT.lstrip("/") / "index.html"
     page.parent.mkdir(parents=True)
     page.write_text("<title>Welcome to nginx!</title>\n")
-    serve = root / "bin/serve"
-    serve.parent.mkdir()
-    serve.write_text(f"#!/bin/sh\nexec httpd -f -p {port} -h {_WEB_ROOT}\n")
-    serve.chmod(0o755)
+    (root / "bin").mkdir()
+    _script(root / "bin/nginx", _NGINX.format(port=port, root=_WEB_ROOT))
+
+
+def _script(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)

@@ -13,6 +13,7 @@ from lab.down import take_down
 from lab.enter import exec_in_lab_net, exec_in_node
 from lab.errors import LabError
 from lab.images import make_image
+from lab.kubernetes import call_kubelet, exec_kubectl
 from lab.run import say, step
 from lab.settings import CNI_KINDS, CONTAINERD_VERSIONS, NODES_MAX, Options, Settings
 from lab.status import print_logs, print_status
@@ -31,9 +32,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         head, command = head[:at], head[at + 1 :]
     arguments = _parser().parse_args(head)
     arguments.command = command
-    if arguments.verb in ("exec", "net") and not command:
+    if arguments.verb in ("exec", "net", "kubectl") and not command:
         _parser().error(f"{arguments.verb}: want -- and a command")
-    if command and arguments.verb not in ("exec", "net", "image"):
+    if command and arguments.verb not in ("exec", "net", "image", "kubectl"):
         _parser().error(f"{arguments.verb} takes no command")
     return arguments
 
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--cni", choices=CNI_KINDS, default=CNI_KINDS[0])
     up.add_argument("--dual-stack", action="store_true", help="IPv6 beside IPv4")
     up.add_argument("--no-masq", action="store_true", help="pods keep their address outside")
+    up.add_argument("--kubernetes", action="store_true", help="a cluster, with crishim as its CRI")
     enter = verbs.add_parser("exec", help="run a command in a node: exec NODE -- CMD...")
     enter.add_argument("node")
     verbs.add_parser("net", help="run a command of the machine next to the nodes: net -- CMD...")
@@ -54,8 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     image.add_argument("name")
     image.add_argument("directory", type=Path)
     image.add_argument("--user", default="", help="user that containers run as")
+    verbs.add_parser("kubectl", help="run kubectl as administrator: kubectl -- ARGS...")
+    kubelet = verbs.add_parser("kubelet-api", help="call a kubelet's own API, print its answer")
+    kubelet.add_argument("node")
+    kubelet.add_argument("method", choices=("GET", "POST"))
+    kubelet.add_argument("path", help="such as /checkpoint/NAMESPACE/POD/CONTAINER")
     logs = verbs.add_parser("logs", help="print the logs of a node's services")
-    logs.add_argument("node")
+    logs.add_argument("node", help="a node, or `control` for Kubernetes' control plane")
     verbs.add_parser("reload", help="install crishim from the checkout again, on all nodes")
     verbs.add_parser("status", help="say what runs, and which versions")
     verbs.add_parser("down", help="remove everything of the lab")
@@ -88,6 +95,10 @@ def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int:
                     settings, arguments.name, arguments.directory, command=command, user=user
                 )
             )
+        case "kubectl":
+            exec_kubectl(settings, arguments.command)
+        case "kubelet-api":
+            return call_kubelet(settings, arguments.node, arguments.method, arguments.path)
         case "logs":
             print_logs(settings, arguments.node)
         case "status":
@@ -101,6 +112,7 @@ def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int:
                 cni=arguments.cni,
                 dual_stack=arguments.dual_stack,
                 masquerade=not arguments.no_masq,
+                kubernetes=arguments.kubernetes,
             )
             with locked(settings.lock_file):
                 bring_up(settings, options)

@@ -95,10 +95,10 @@ def _run_child(
         os._exit(_NOT_FOUND - 1)
 
 
-def exec_in_lab_net(settings: Settings, argv: Sequence[str]) -> NoReturn:
-    """Become a command of the machine in the lab's network namespace.
+def enter_lab_net(settings: Settings) -> None:
+    """Move this thread into the lab's network namespace, for good.
 
-    Raises: LabError: the lab is not up, or there is no such command.
+    Raises: LabError: the lab is not up.
     """
     try:
         fd = os.open(f"/run/netns/{settings.netns}", os.O_RDONLY)
@@ -106,6 +106,14 @@ def exec_in_lab_net(settings: Settings, argv: Sequence[str]) -> NoReturn:
         raise LabError(f"lab {settings.name!r} is not up: scripts/lab up") from missing
     syscalls.setns(fd, syscalls.CLONE_NEWNET)
     os.close(fd)
+
+
+def exec_in_lab_net(settings: Settings, argv: Sequence[str]) -> NoReturn:
+    """Become a command of the machine in the lab's network namespace.
+
+    Raises: LabError: the lab is not up, or there is no such command.
+    """
+    enter_lab_net(settings)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         os.execvp(argv[0], list(argv))

@@ -20,7 +20,9 @@ PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 SUPERVISOR = "/usr/local/lib/lab/supervisor.py"
 REGISTRY = "/usr/local/lib/lab/registry.py"
+KUBELET = "/usr/local/lib/lab/kubelet.py"
 _SCRIPTS = {
+    "kubelet.py": KUBELET,
     "supervisor.py": SUPERVISOR,
     "registry.py": REGISTRY,
     "service.py": "/usr/local/bin/service",

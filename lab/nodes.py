@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING
 from lab import cgroups
 from lab.boot import Boot
 from lab.errors import LabError
+from lab.kubeconfig import kubelet_flags
 from lab.network import NodeNet, join_node
-from lab.nodefiles import REGISTRY, SUPERVISOR, node_files, write_node_files
+from lab.nodefiles import KUBELET, REGISTRY, SUPERVISOR, node_files, write_node_files
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lab.settings import Options, Settings
 
-SERVICES = {
-    "registry": f"/usr/bin/python3 {REGISTRY}",
-    "containerd": "/usr/bin/containerd --config /etc/containerd/config.toml",
-    "crishim": "/opt/crishim/bin/crishim serve",
-}
 # Kept off the node's overlay: an overlay cannot be the upper layer of containerd's own, and logs
 # are to be read after a crash.
 _DATA = {
@@ -58,17 +56,45 @@ def start_ticks(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def start_node(settings: Settings, options: Options, *, node: str, layers: list[Path]) -> None:
+def services(node: str, options: Options) -> dict[str, str]:
+    """Return the services of a node and their command lines."""
+    found = {
+        "registry": f"/usr/bin/python3 {REGISTRY}",
+        "containerd": "/usr/bin/containerd --config /etc/containerd/config.toml",
+        "crishim": "/opt/crishim/bin/crishim serve",
+    }
+    if options.kubernetes:
+        flags = kubelet_flags(node, node_net(node, options), dual_stack=options.dual_stack)
+        found["kubelet"] = " ".join(["/usr/bin/python3", KUBELET, *flags])
+    return found
+
+
+def node_net(node: str, options: Options) -> NodeNet:
+    """Return the addresses of a node."""
+    return NodeNet(int(node.removeprefix("node")), options.cni)
+
+
+def start_node(
+    settings: Settings,
+    options: Options,
+    *,
+    node: str,
+    layers: list[Path],
+    more_files: Mapping[str, str],
+) -> None:
     """Bring one node's process 1 up, connected to the lab's network.
 
+    Args:
+        layers: the uppermost first.
+        more_files: path and content of files beside those that every node has.
     Raises: LabError: a mount or namespace was refused; nothing but the node's directory and
         cgroup, which `down` removes, is left then.
     """
     directory = settings.node_dir(node)
     for name in ("upper", "work", "merged", *(f"data/{each}" for each in _DATA)):
         (directory / name).mkdir(parents=True)
-    net = NodeNet(int(node.removeprefix("node")), options.cni)
-    write_node_files(directory / "upper", node_files(node, net, options))
+    net = node_net(node, options)
+    write_node_files(directory / "upper", {**node_files(node, net, options), **more_files})
     cgroup = f"{settings.cgroup}/{node}"
     cgroups.create(cgroup)
     report_read, report_write = os.pipe()
@@ -80,7 +106,7 @@ def start_node(settings: Settings, options: Options, *, node: str, layers: list[
         directory=str(directory),
         checkout=str(settings.checkout),
         data_mounts={str(directory / "data" / name): target for name, target in _DATA.items()},
-        argv=["/usr/bin/python3", SUPERVISOR, *(f"{k}={v}" for k, v in SERVICES.items())],
+        argv=["/usr/bin/python3", SUPERVISOR, *_services_argv(node, options)],
         report_fd=report_write,
         go_fd=go_read,
     )
@@ -97,6 +123,10 @@ def start_node(settings: Settings, options: Options, *, node: str, layers: list[
         go.flush()
         if rest := report.read().strip():
             raise LabError(f"{node} did not start: {rest.removeprefix('error ')}")
+
+
+def _services_argv(node: str, options: Options) -> list[str]:
+    return [f"{name}={command}" for name, command in services(node, options).items()]
 
 
 def _spawn_boot(boot: Boot, log: Path, package_home: Path) -> None:

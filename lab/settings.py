@@ -31,6 +31,7 @@ class Options:
     cni: str = "bridge"
     dual_stack: bool = False
     masquerade: bool = True
+    kubernetes: bool = False
 
     def to_json(self) -> str:
         """Write the options as one JSON object."""
@@ -50,6 +51,8 @@ class Options:
             flags.append("dual-stack")
         if not self.masquerade:
             flags.append("no masquerading")
+        if self.kubernetes:
+            flags.append("Kubernetes")
         return ", ".join(flags)
 
 
@@ -82,6 +85,11 @@ class Settings:
     def state(self) -> Path:
         """Directory of everything that this lab writes while it is up."""
         return self.state_base / self.name
+
+    @property
+    def control_dir(self) -> Path:
+        """Directory of Kubernetes' control plane."""
+        return self.state / "control"
 
     @property
     def options_file(self) -> Path:

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 from lab.enter import call_node
 from lab.errors import LabError
-from lab.nodes import SERVICES, find_node, known_nodes
+from lab.nodes import find_node, known_nodes, services
 from lab.run import say
+from lab.settings import Options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lab.settings import Settings
 
 _VERSIONS = {
@@ -36,7 +39,7 @@ def print_status(settings: Settings) -> int:
             line = call_node(settings, node, argv).stdout.split("\n")[0]
             versions.append(f"{name} {line.split()[word].removeprefix('v')}")
         say(f"{node}: process 1 is {pid}; {', '.join(versions)}")
-        for service in SERVICES:
+        for service in services(node, options or Options()):
             done = call_node(settings, node, ["service", service, "status"])
             healthy = healthy and done.returncode == 0
             say(f"  {done.stdout.strip()}")
@@ -44,13 +47,20 @@ def print_status(settings: Settings) -> int:
 
 
 def print_logs(settings: Settings, node: str) -> None:
-    """Print every log of a node, also of one that has ended.
+    """Print every log of a node, also of one that has ended; `control`: of the control plane.
 
     Raises: LabError: there never was such a node.
     """
-    logs = settings.node_dir(node) / "data" / "log"
+    logs = log_dir(settings, node)
     if not logs.is_dir():
         raise LabError(f"there is no {node} in lab {settings.name!r}")
     for path in sorted(logs.glob("*.log")):
         say(f"==> {path.name} <==")
         say(path.read_text(errors="replace").rstrip("\n"))
+
+
+def log_dir(settings: Settings, node: str) -> Path:
+    """Return where on the machine the logs of a node are, or those of the control plane."""
+    if node == "control":
+        return settings.control_dir / "log"
+    return settings.node_dir(node) / "data" / "log"

@@ -7,15 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lab import machine
+from lab import controlplane, machine
 from lab.down import take_down
 from lab.enter import call_node, check_node
 from lab.errors import LabError
 from lab.gotools import CONTAINERD, TOOLS, go_layer
 from lab.images import import_archive
+from lab.kubebuild import control_plane_programs, kubelet_layer
+from lab.kubernetes import join_nodes
 from lab.network import create_lab
 from lab.nodes import start_node
-from lab.roots import base_root, trixie_containerd
+from lab.roots import base_root, builder_root, trixie_containerd
 from lab.run import say, step
 from lab.standins import standin_images
 from lab.wheel import install_crishim, python_layer
@@ -53,6 +55,9 @@ def prepare(settings: Settings, options: Options) -> Parts:
         containerd = _containerd_layers(cache, options.containerd)
         standins = standin_images(cache, base, tools)
         layers = [standins / "layer", python_job.result(), tools, *containerd, base]
+        if options.kubernetes:
+            layers.insert(0, kubelet_layer(cache))
+            control_plane_programs(cache)
     return Parts(layers=layers, images=standins / "images.tar")
 
 
@@ -78,12 +83,29 @@ def bring_up(settings: Settings, options: Options) -> None:
     settings.state.mkdir(parents=True)
     with step("start nodes"):
         create_lab(settings.netns, dual_stack=options.dual_stack)
+        kubelets = _start_control_plane(settings, options) if options.kubernetes else {}
         for node in nodes:
-            start_node(settings, options, node=node, layers=parts.layers)
+            files = kubelets.get(node, {})
+            start_node(settings, options, node=node, layers=parts.layers, more_files=files)
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda node: _provision(settings, node, parts), nodes))
+    if options.kubernetes:
+        with step("kubernetes: nodes are ready"):
+            join_nodes(settings, nodes)
     settings.options_file.write_text(options.to_json())
     say(f"lab {settings.name!r} is up: {options}")
+
+
+def _start_control_plane(settings: Settings, options: Options) -> dict[str, dict[str, str]]:
+    """Start Kubernetes' control plane; return for each node the files of its kubelet."""
+    kubelets = controlplane.create(
+        settings,
+        settings.node_names(options.nodes),
+        programs=control_plane_programs(settings.cache),
+        builder=builder_root(settings.cache),
+    )
+    controlplane.start(settings, dual_stack=options.dual_stack)
+    return kubelets
 
 
 def _provision(settings: Settings, node: str, parts: Parts) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,8 +101,10 @@ def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int:
         case "kubelet-api":
             return call_kubelet(settings, arguments.node, arguments.method, arguments.path)
         case "logs":
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             print_logs(settings, arguments.node)
         case "status":
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             return print_status(settings)
         case "reload":
             return 0 if reload_crishim(settings) else 1

@@ -25,7 +25,7 @@ _STAGING = "gcr.io/k8s-staging-cri-tools"
 _WEB_ROOT = "/usr/share/nginx/html"
 _OCI_DIRECTORY = "layer/usr/local/share/lab/oci/standins"
 # Applets that this busybox lacks.
-_PGREP = "#!/bin/sh\nexec pidof \"$1\"\n"
+_PGREP = '#!/bin/sh\nexec pidof "$1"\n'
 _IPCS = "#!/bin/sh\nexec awk 'NR > 1 { print $2 }' /proc/sysvipc/shm\n"
 # A master process of the name, argument and pid file that tests look for.
 _NGINX = """#!/bin/sh

@@ -16,7 +16,7 @@ from lab.images import import_archive
 from lab.kubebuild import control_plane_programs, kubelet_layer
 from lab.kubernetes import join_nodes
 from lab.network import create_lab
-from lab.nodes import start_node
+from lab.nodes import find_node, start_node
 from lab.roots import base_root, builder_root, trixie_containerd
 from lab.run import say, step
 from lab.standins import standin_images
@@ -73,7 +73,7 @@ def bring_up(settings: Settings, options: Options) -> None:
     What a lab of this name left behind goes first. Nothing is recorded as up until all of it is.
     Raises: LabError: a step failed; `down` or the next `up` clears what there is.
     """
-    if settings.read_options() == options:
+    if settings.read_options() == options and _all_alive(settings, options):
         say(f"lab {settings.name!r} is up already: {options}")
         return
     parts = prepare(settings, options)
@@ -106,6 +106,15 @@ def _start_control_plane(settings: Settings, options: Options) -> dict[str, dict
     )
     controlplane.start(settings, dual_stack=options.dual_stack)
     return kubelets
+
+
+def _all_alive(settings: Settings, options: Options) -> bool:
+    try:
+        for node in settings.node_names(options.nodes):
+            find_node(settings, node)
+    except LabError:
+        return False
+    return True
 
 
 def _provision(settings: Settings, node: str, parts: Parts) -> None:

@@ -13,6 +13,7 @@ from lab.cache import locked
 from lab.down import take_down
 from lab.enter import exec_in_lab_net, exec_in_node
 from lab.errors import LabError
+from lab.gotools import build_program
 from lab.images import make_image
 from lab.kubernetes import call_kubelet, exec_kubectl
 from lab.run import say, step
@@ -57,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     image.add_argument("name")
     image.add_argument("directory", type=Path)
     image.add_argument("--user", default="", help="user that containers run as")
+    go = verbs.add_parser("go", help="build a Go program with the lab's compiler: go DIR OUT")
+    go.add_argument("directory", type=Path)
+    go.add_argument("out", type=Path)
     verbs.add_parser("kubectl", help="run kubectl as administrator: kubectl -- ARGS...")
     kubelet = verbs.add_parser("kubelet-api", help="call a kubelet's own API, print its answer")
     kubelet.add_argument("node")
@@ -96,6 +100,9 @@ def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int:
                     settings, arguments.name, arguments.directory, command=command, user=user
                 )
             )
+        case "go":
+            machine.install_missing_tools()
+            build_program(settings.cache, arguments.directory, arguments.out)
         case "kubectl":
             exec_kubectl(settings, arguments.command)
         case "kubelet-api":

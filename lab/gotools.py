@@ -7,6 +7,7 @@ of Go need be on the machine. Module and build cache live in the cache folder.
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,9 +95,31 @@ def go_layer(cache: Path, kind: str, builds: tuple[GoBuild, ...]) -> Path:
         builder = builder_root(cache)
         for each in builds:
             (directory / each.directory).mkdir(parents=True, exist_ok=True)
-            run_in_root(_go_jail(cache, builder, directory, each))
+            run_in_root(_go_jail(cache, builder, _SOURCES, out=directory, build=each))
 
     return cached(cache, kind, recipe, build)
+
+
+def build_program(cache: Path, directory: Path, out: Path) -> None:
+    """Build the main package of a folder with its own go.mod into one static program.
+
+    Raises: LabError: no such module, or it does not build.
+    """
+    if not (directory / "go.mod").is_file():
+        raise LabError(f"{directory}: no go.mod")
+    module = GoBuild(module=".", packages=(".",), directory=".")
+    go_files = [path for path in sorted(directory.iterdir()) if path.name.startswith("go.")]
+    go_files += sorted(directory.rglob("*.go"))
+    recipe = recipe_key(repr(module), *(path.read_bytes() for path in go_files))
+
+    def build(made: Path) -> None:
+        jail = _go_jail(cache, builder_root(cache), directory, out=made, build=module)
+        run_in_root(jail)
+
+    (program,) = cached(cache, f"program-{directory.name}", recipe, build).iterdir()
+    temporary = out.with_name(f".{out.name}.partial")
+    shutil.copy(program, temporary)
+    temporary.replace(out)
 
 
 def pinned_version(go_mod: str, module: str) -> str:
@@ -107,18 +130,18 @@ def pinned_version(go_mod: str, module: str) -> str:
     return found[1]
 
 
-def _go_jail(cache: Path, builder: Path, out: Path, build: GoBuild) -> Jail:
+def _go_jail(cache: Path, builder: Path, sources: Path, *, out: Path, build: GoBuild) -> Jail:
     go_cache = cache / "go"
     go_cache.mkdir(exist_ok=True)
     version = ""
     if build.version_of:
-        go_mod = (_SOURCES / build.module / "go.mod").read_text()
+        go_mod = (sources / build.module / "go.mod").read_text()
         version = pinned_version(go_mod, build.version_of)
     return Jail(
         root=str(builder),
         # Nodes that run meanwhile, and what is measured on them, go first.
         argv=["nice", "-n", "10", *build.argv(version)],
-        binds={str(_SOURCES): "/src", str(out): "/out", str(go_cache): "/go"},
+        binds={str(sources.absolute()): "/src", str(out): "/out", str(go_cache): "/go"},
         env={
             **build_environment(),
             "CGO_ENABLED": "0",

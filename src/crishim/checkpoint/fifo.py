@@ -47,6 +47,7 @@ class FifoReceiver:
         self._current: tuple[int, int] | None = None
         self._received_bytes = 0
         self._error: BaseException | None = None
+        self._ended = False
         self._poll = select.epoll()
         self._returned = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="fifo-receiver")
@@ -126,14 +127,13 @@ class FifoReceiver:
 
     def _events(self) -> Iterator[list[int]]:
         """Yield the pipes that have data or came to their end, until CRIU has ended."""
-        ended = False
         while True:
-            ready = [fd for fd, _ in self._poll.poll(0 if ended else None)]
+            ready = [fd for fd, _ in self._poll.poll(0 if self._ended else None)]
             if self._returned in ready:
                 self._poll.unregister(self._returned)
-                ended = True
+                self._ended = True
                 continue
-            if ended and not ready:
+            if self._ended and not ready:
                 return
             yield ready
 

@@ -238,6 +238,8 @@ def _headers(fd: int, file_bytes: int) -> Iterator[tuple[tarformat.Header, int]]
             raise Corrupt("the archive is truncated")
         header = tarformat.parse_header(block)
         if header is None:
+            if os.pread(fd, len(tarformat.END), position) != tarformat.END:
+                raise Corrupt("the archive is truncated")
             return
         size = header.size
         if header.kind not in (tarformat.PAX, tarformat.GNU_LONG_NAME):

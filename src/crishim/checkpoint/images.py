@@ -1,0 +1,92 @@
+"""CRIU's images as a directory to restore from: in place through EROFS, or unpacked.
+
+mkfs.erofs writes an index of the tar (a few KB, milliseconds), and the kernel mounts the archive by
+it: nothing is copied. That needs erofs-utils with --tar (1.8) and a kernel that mounts files
+without a loop device (6.12); without either the images are unpacked. The directory outlives the
+daemon: the restore may be started by a later one, which removes it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from typing import TYPE_CHECKING
+
+from crishim.checkpoint.archive import IMAGE_DIRECTORY
+from crishim.errors import CrishimError
+from crishim.kernel import mounts, process
+from crishim.kernel.tree import make_private_dir, remove_tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from crishim.checkpoint.reader import ArchiveReader
+
+_log = logging.getLogger(__name__)
+_MKFS_TIMEOUT_S = 60.0
+
+
+class ImageDirectories:
+    """Makes image directories; remembers whether this node can mount archives in place."""
+
+    def __init__(self) -> None:
+        self._in_place = True
+
+    async def make(self, archive: ArchiveReader, work_dir: Path) -> Path:
+        """Give the images of an archive as a directory for `runc restore --image-path`.
+
+        Args: work_dir: a directory of this restore's own, made if missing; it must go by
+            `remove_images` and may then be deleted. The archive must stay as it is until then.
+        Returns: an absolute directory below `work_dir`, which may be read-only.
+        Raises: NotFound, Corrupt: as `ArchiveReader.images`. NoSpace.
+        On cancel: `work_dir` needs `remove_images` all the same.
+        """
+        await asyncio.to_thread(make_private_dir, work_dir)
+        images = archive.images()
+        if self._in_place:
+            try:
+                return await _mount_in_place(archive, work_dir)
+            except (CrishimError, OSError) as error:
+                self._in_place = False
+                _log.info("archives are unpacked for restores, not mounted: %s", error)
+                await asyncio.to_thread(remove_images, work_dir)
+        unpacked = work_dir / "images"
+        await asyncio.to_thread(make_private_dir, unpacked)
+        _log.debug("unpacking %d images", len(images))
+        await asyncio.to_thread(archive.extract_images, unpacked)
+        return unpacked
+
+
+def remove_images(work_dir: Path) -> None:
+    """Unmount and remove what `ImageDirectories.make` made, whichever way; nothing is fine too.
+
+    Raises: Precondition: something else is mounted there. OSError: the mount is in use.
+    """
+    try:
+        mounts.umount(work_dir / "mount")
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
+    for name in ("mount", "images"):
+        remove_tree(work_dir / name)
+    (work_dir / "index.erofs").unlink(missing_ok=True)
+
+
+async def _mount_in_place(archive: ArchiveReader, work_dir: Path) -> Path:
+    index = work_dir / "index.erofs"
+    target = work_dir / "mount"
+    await process.check(
+        ["mkfs.erofs", "--quiet", "--tar=i", str(index), str(archive.path.absolute())],
+        timeout_s=_MKFS_TIMEOUT_S,
+    )
+    target.mkdir(mode=0o700)
+
+    def mount() -> None:
+        # By descriptor: a comma in the path could not be expressed, and it is the file we checked.
+        device = f"device=/proc/self/fd/{archive.fd}"
+        flags = mounts.MS_RDONLY | mounts.MS_NODEV | mounts.MS_NOSUID | mounts.MS_NOEXEC
+        mounts.mount(str(index), target, fs_type="erofs", flags=flags, data=device)
+
+    await asyncio.to_thread(mount)
+    return target / IMAGE_DIRECTORY.rstrip("/")

@@ -1,0 +1,51 @@
+import errno
+import os
+
+import pytest
+
+from crishim.errors import NoSpace, NotFound, Precondition
+from crishim.kernel import atomic
+
+
+def test_write_file_replaces_and_leaves_nothing_else(tmp_path):
+    target = tmp_path / "state.json"
+    atomic.write_file(target, b"one")
+    atomic.write_file(target, b"two", mode=0o644)
+    assert target.read_bytes() == b"two"
+    assert target.stat().st_mode & 0o777 == 0o644
+    assert os.listdir(tmp_path) == ["state.json"]
+
+
+def test_failed_write_keeps_the_old_content(tmp_path):
+    target = tmp_path / "state"
+    target.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        atomic.write_file(target, b"new")
+    assert os.listdir(tmp_path) == ["state"]
+
+
+def test_lock_excludes_until_its_descriptor_is_closed(tmp_path):
+    first = atomic.try_lock(tmp_path / "lock")
+    assert first is not None
+    assert atomic.try_lock(tmp_path / "lock") is None
+    os.close(first)
+    second = atomic.try_lock(tmp_path / "lock")
+    assert second is not None
+    os.close(second)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, NoSpace),
+        (errno.EDQUOT, NoSpace),
+        (errno.ENOENT, NotFound),
+        (errno.EROFS, Precondition),
+    ],
+)
+def test_storage_errors_become_ours(number, kind):
+    with (
+        pytest.raises(kind, match="cannot save the thing"),
+        atomic.storage_errors("cannot save the thing"),
+    ):
+        raise OSError(number, os.strerror(number), "/some/file")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+from google.protobuf.message import Message
 
 from crishim._proto.runtime.v1 import api_pb2
 
@@ -51,8 +52,9 @@ class FakeRuntime(grpc.GenericRpcHandler):
     def __init__(self, *, containers: int = 0) -> None:
         self.calls: list[Received] = []
         self.answers: dict[str, Answer] = {
-            RUNTIME + "Version": answer_with(version()),
-            RUNTIME + "ListContainers": answer_with(container_list(containers)),
+            RUNTIME + "Version": answer_by(version),
+            # Made anew for each call, as containerd does it.
+            RUNTIME + "ListContainers": answer_by(lambda: container_list(containers)),
         }
 
     def service(self, details):
@@ -120,14 +122,13 @@ def container_list(count: int) -> api_pb2.ListContainersResponse:
     )
 
 
-def answer_with(*messages) -> Answer:
-    """Answer every request with these messages, which are serialised anew each time."""
+def answer_by(make: Callable[[], Message]) -> Answer:
+    """Answer every request with a message made for it."""
 
     async def answer(requests, context):
         async for _ in requests:
             pass
-        for message in messages:
-            await context.write(message.SerializeToString())
+        await context.write(make().SerializeToString())
 
     return answer
 

@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
@@ -30,7 +30,7 @@ Answer = TypeVar("Answer")
 Servicer = TypeVar("Servicer")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Unary: TypeAlias = Callable[[Request, Context], Awaitable[Answer]]
-Stream: TypeAlias = Callable[[Request, Context], AsyncGenerator[Answer, None]]
+Stream: TypeAlias = Callable[[Request, Context], AsyncIterator[Answer]]
 
 STOPPING = "crishim is stopping"
 
@@ -133,7 +133,8 @@ class Guard:
         async def guarded(request: Request, context: Context) -> None:
             async with (
                 self._guarding(name, context),
-                contextlib.aclosing(behaviour(request, context)) as answers,
+                # Every behaviour is a generator, which its annotation need not say.
+                contextlib.aclosing(behaviour(request, context)) as answers,  # type: ignore[type-var]
             ):
                 async for answer in answers:
                     await context.write(answer)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from crishim.containerd.channel import METADATA_BYTES, unix_target
+from crishim.containerd.channel import METADATA_BYTES, WINDOW_BYTES, unix_target
 from crishim.errors import Busy, Precondition
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _OPTIONS = (
     # How often a client may ping is between it and nobody: hanging up on a kubelet helps no one.
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
     ("grpc.so_reuseport", 0),
 )
 _PATH_BYTES = 107  # sun_path of unix(7), less its final zero

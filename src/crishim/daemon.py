@@ -12,19 +12,35 @@ import asyncio
 import contextlib
 import logging
 import signal
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from crishim import __version__
+from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
+from crishim.checkpoint.dump import Dumper
+from crishim.checkpoint.held import Held
+from crishim.checkpoint.images import ImageDirectories
+from crishim.checkpoint.locks import Locks
+from crishim.checkpoint.recovery import Recovery
+from crishim.checkpoint.restore import Restorer
+from crishim.checkpoint.restored import Restored
+from crishim.checkpoint.sandboxes import Sandboxes
+from crishim.checkpoint.store import Store
 from crishim.containerd.channel import open_channel
+from crishim.containerd.cri import Cri
+from crishim.containerd.records import Records
 from crishim.errors import InvalidRequest
 from crishim.sdnotify import Notifier
-from crishim.server.guard import Calls
+from crishim.server.cri import CriMethods
+from crishim.server.drain import REPORT_INTERVAL_S, drain
+from crishim.server.guard import Calls, Guard
 from crishim.server.health import SERVICES, Watch
 from crishim.server.listen import bind, locked, make_directory, new_server
 from crishim.server.passthrough import Forwarder, Relay
+from crishim.server.service import CheckpointRestore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -35,11 +51,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_HURRIED_GRACE_S = 1.0
 _ANSWER_GRACE_S = 1.0
 """For answers on their way out when everything has been waited for."""
-_EXTENSION_S = 30.0
-"""What systemd is asked for, again and again, while something must finish."""
 
 
 async def serve(config: Config) -> int:
@@ -74,7 +87,26 @@ async def _serve(
 ) -> None:
     calls = Calls()
     forwarder = Forwarder(channel, config.containerd.socket)
-    server = new_server(Relay(forwarder, calls, overrides={}, stream_overrides={}))
+    flows = _flows(config, channel)
+    flows.recovery.load()
+    methods = _methods(config, flows, forwarder=forwarder, calls=calls)
+    server = new_server(
+        Relay(
+            forwarder,
+            calls,
+            overrides=methods.overrides(),
+            stream_overrides=methods.stream_overrides(),
+        )
+    )
+    own = CheckpointRestore(
+        dumper=flows.dumper,
+        restorer=flows.restorer,
+        store=flows.store,
+        calls=calls,
+        timeout_s=config.checkpoint.timeout_s,
+    )
+    Guard(calls).servicer(own, crishim_pb2.DESCRIPTOR.services_by_name["CheckpointRestore"])
+    crishim_pb2_grpc.add_CheckpointRestoreServicer_to_server(own, server)
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -89,39 +121,108 @@ async def _serve(
             # UNAVAILABLE, as they would be at containerd's own socket. Waiting here would hold up
             # the boot of the node, and could not hold for a containerd that restarts later.
             notifier.ready()
+            recovering = asyncio.create_task(_recover(channel, flows), name="recovery")
             await signals.first.wait()
+            recovering.cancel()
             notifier.stopping("waiting for running calls")
             await servicer.enter_graceful_shutdown()
-            await _drain(calls, notifier=notifier, signals=signals, config=config)
+            _log.info("stopping; running calls have %g s", config.server.stop_grace_s)
+
+            def waiting(text: str) -> None:
+                _log.info("%s", text)
+                notifier.status(text)
+                notifier.extend_timeout(3 * REPORT_INTERVAL_S)
+
+            await drain(
+                calls,
+                grace_s=config.server.stop_grace_s,
+                hurry=signals.second,
+                waiting=waiting,
+            )
             await server.stop(_ANSWER_GRACE_S)
     finally:
         await server.stop(None)
         listener.remove()
 
 
-async def _drain(calls: Calls, *, notifier: Notifier, signals: _Signals, config: Config) -> None:
-    """Refuse new calls and wait for the running ones, each kind as long as it deserves."""
-    calls.stop()
-    _log.info("stopping; running calls have %g s", config.server.stop_grace_s)
-    idle = asyncio.create_task(calls.until_idle(), name="until idle")
-    hurry = asyncio.create_task(signals.second.wait(), name="second signal")
-    finished = asyncio.create_task(calls.until_finished(), name="until finished")
-    try:
-        await asyncio.wait(
-            {idle, hurry},
-            timeout=config.server.stop_grace_s,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        await asyncio.wait({idle}, timeout=_HURRIED_GRACE_S if hurry.done() else 0)
-        while not finished.done():
-            text = "waiting for " + ", ".join(calls.unfinished)
-            _log.info("%s", text)
-            notifier.status(text)
-            notifier.extend_timeout(_EXTENSION_S)
-            await asyncio.wait({finished}, timeout=_EXTENSION_S / 3)
-    finally:
-        for task in (idle, hurry, finished):
-            task.cancel()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Flows:
+    """The flows of one daemon and what they share."""
+
+    cri: Cri
+    store: Store
+    locks: Locks
+    restored: Restored
+    held: Held
+    sandboxes: Sandboxes
+    dumper: Dumper
+    restorer: Restorer
+    recovery: Recovery
+
+
+def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
+    paths, namespace = config.paths, config.containerd.namespace
+    cri, records = Cri(channel), Records(channel, namespace=namespace)
+    store, locks, restored = Store(paths), Locks(), Restored(paths)
+    held = Held(paths, cri)
+    sandboxes = Sandboxes(
+        cri=cri, paths=paths, held=held, disable_mptcp=config.checkpoint.disable_mptcp
+    )
+    dumper = Dumper(
+        cri=cri,
+        records=records,
+        paths=paths,
+        namespace=namespace,
+        store=store,
+        locks=locks,
+        held=held,
+    )
+    restorer = Restorer(
+        cri=cri,
+        records=records,
+        paths=paths,
+        namespace=namespace,
+        sandboxes=sandboxes,
+        locks=locks,
+        images=ImageDirectories(),
+        restored=restored,
+    )
+    recovery = Recovery(
+        paths=paths, cri=cri, records=records, held=held, sandboxes=sandboxes, restorer=restorer
+    )
+    return _Flows(
+        cri=cri,
+        store=store,
+        locks=locks,
+        restored=restored,
+        held=held,
+        sandboxes=sandboxes,
+        dumper=dumper,
+        restorer=restorer,
+        recovery=recovery,
+    )
+
+
+def _methods(config: Config, flows: _Flows, *, forwarder: Forwarder, calls: Calls) -> CriMethods:
+    return CriMethods(
+        forwarder=forwarder,
+        calls=calls,
+        cri=flows.cri,
+        dumper=flows.dumper,
+        restorer=flows.restorer,
+        sandboxes=flows.sandboxes,
+        held=flows.held,
+        locks=flows.locks,
+        store=flows.store,
+        restored=flows.restored,
+        timeout_s=config.checkpoint.timeout_s,
+    )
+
+
+async def _recover(channel: grpc.aio.Channel, flows: _Flows) -> None:
+    """Finish what an earlier daemon began, as soon as containerd answers."""
+    await channel.channel_ready()
+    await flows.recovery.run()
 
 
 class _Signals:

@@ -6,9 +6,12 @@ A value of these types came through its function and is safe as a single path co
 from __future__ import annotations
 
 import re
-from typing import NewType
+from typing import TYPE_CHECKING, NewType
 
 from crishim.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ContainerId = NewType("ContainerId", str)
 SandboxId = NewType("SandboxId", str)
@@ -37,3 +40,14 @@ def _checked(text: str, *, pattern: re.Pattern[str], what: str) -> str:
     if not pattern.fullmatch(text) or ".." in text:
         raise InvalidRequest(f"{text[:80]!r} is not a {what}")
     return text
+
+
+def by_prefix(text: str, known: Iterable[str]) -> str | None:
+    """Return the one known id that begins with `text`, as CRI runtimes take shortened ids.
+
+    Returns: None for no match or several.
+    """
+    if not text:
+        return None
+    matches = [identity for identity in known if identity.startswith(text)]
+    return matches[0] if len(matches) == 1 else None

@@ -27,11 +27,6 @@ class Paths:
         return self.run / "crishim.lock"
 
     @property
-    def wrapper(self) -> Path:
-        """The runtime wrapper; it outlives the daemon's package, so it lies in the state."""
-        return self.state / "bin" / "crishim-runc"
-
-    @property
     def store(self) -> Path:
         """Directory of stored checkpoints, 0700."""
         return self.state / "checkpoints"
@@ -71,3 +66,16 @@ class Paths:
     def sandbox(self, sandbox: SandboxId) -> Path:
         """Return the record of one sandbox: CNI's own and the preserved addresses."""
         return self.sandboxes / f"{sandbox}.json"
+
+    @property
+    def held(self) -> Path:
+        """Parent of the records of stopped containers whose connections wait."""
+        return self.state / "held"
+
+    def held_sandbox(self, sandbox: SandboxId) -> Path:
+        """Return the record of the stopped container of one sandbox."""
+        return self.held / f"{sandbox}.json"
+
+    def restored_pod(self, pod_uid: str) -> Path:
+        """Return the directory that remembers which containers of a pod were restored."""
+        return self.state / "restored" / pod_uid

@@ -76,6 +76,11 @@ class ArchiveWriter:
         return writer
 
     @property
+    def partial(self) -> Path:
+        """Where the file lies until `commit`; whoever finds it gone knows that it was committed."""
+        return self._partial
+
+    @property
     def fd(self) -> int:
         """The file, for whoever fills an open member by offset; it stays the writer's."""
         return self._fd

@@ -32,7 +32,7 @@ class Guardian:
 
     Args:
         dump: directory of the dump; its path stands in the command line of the `runc checkpoint`.
-        partial: half archive to remove.
+        partial: half archive to remove; once it has its final name nothing is thawed any more.
         runc: argument list of runc up to the verb.
         container: id of the container to thaw.
         netns: path of the pod's network namespace; "" when no hold is set in it.
@@ -86,6 +86,8 @@ def main() -> int:
     if sys.stdin.buffer.readline() == b"done\n":
         return 0
     _end_dump(Path(charge["dump"]))
+    if not os.path.exists(charge["partial"]):
+        return 0  # the archive is complete: what follows goes forward, at the daemon's next start
     _call([*charge["runc"], "resume", charge["container"]])
     if charge["table"]:
         _enter(charge["netns"])

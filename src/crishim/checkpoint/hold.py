@@ -165,6 +165,11 @@ class TargetHold:
         text = rules.target(self.record.table, interface=INTERFACE)
         await self.link.inside.run(self.link.nft.run, text)
 
+    async def announce(self, state: InterfaceState) -> None:
+        """Tell the network that the addresses are here now; what it then sends is caught."""
+        link = self.link
+        await link.inside.run(link.announcer.announce, list(state.global_addresses), state.mac)
+
     async def release(self, state: InterfaceState, earlier: Sequence[Frame] = ()) -> int:
         """Let go, announce the addresses, and send what was caught; return how many frames.
 

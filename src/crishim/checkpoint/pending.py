@@ -38,7 +38,7 @@ class RestorePlan:
         address: "keep" or "new".
         tcp: "established", "close" or "refuse".
         on_failure: "fail" or "cold".
-        source_container: id that the container had when it was dumped.
+        once: a start that succeeded is remembered by pod_uid and container_name.
         interfaces: InterfaceState of the source pod, as JSON values.
     """
 
@@ -47,7 +47,9 @@ class RestorePlan:
     address: str
     tcp: str
     on_failure: str
-    source_container: str
+    once: bool
+    pod_uid: str
+    container_name: str
     interfaces: tuple[dict[str, Any], ...]
 
 

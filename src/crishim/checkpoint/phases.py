@@ -70,7 +70,7 @@ class Phases:
             self.done.append(PhaseTime(name=name, begun_us=begun_us, duration_us=duration_us))
             _log.debug("phase %s took %d us", name, duration_us)
 
-    def between_us(self, first: str, last: str) -> int:
-        """Return the time from the end of step `first` to the end of step `last`."""
-        ends = {phase.name: phase.begun_us + phase.duration_us for phase in self.done}
-        return max(0, ends[last] - ends[first])
+    def until_us(self, first: str, last: str) -> int:
+        """Return the time from the begin of step `first` to the end of step `last`."""
+        steps = {phase.name: phase for phase in self.done}
+        return steps[last].begun_us + steps[last].duration_us - steps[first].begun_us

@@ -1,4 +1,4 @@
-"""The nftables texts behind a hold. Pure: values in, text out; nothing here touches a kernel.
+"""The nftables texts behind a hold and a moved address. Pure: values in, text out.
 
 Every operation has a table of its own under one prefix, so that undoing is deleting one table and
 what a crash left is found by name. Whole-namespace rules sit on the netdev hooks, before the stack
@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from crishim.checkpoint.cni import PortMapping
 
 PREFIX = "crishim_hold_"
 _PRIORITY = -500
@@ -71,6 +74,86 @@ def node(table: str, addresses: Iterable[str]) -> str:
         for name, hook in chains.items()
     )
     return f"table inet {table} {{ {text}}}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """An address that a pod has in addition to CNI's own, and the subnet CNI counts it to."""
+
+    address: str
+    subnet: str
+
+    @property
+    def family(self) -> str:
+        """The family's word in nft."""
+        return "ip" if ipaddress.ip_address(self.address).version == 4 else "ip6"
+
+    def target(self, port: int) -> str:
+        """The address with a port, as nft writes it."""
+        return f"{self.address}:{port}" if self.family == "ip" else f"[{self.address}]:{port}"
+
+
+def nat(
+    table: str, moved: Sequence[Moved], *, masquerade: bool, mappings: Iterable[PortMapping]
+) -> str:
+    """Do for moved addresses what CNI's plugins do for the ones they gave; "" if nothing.
+
+    Only a connection's first segment is masqueraded: where the node has forgotten a kept
+    connection, any other segment would make it a new one with another source address. The
+    priorities come before those of iptables, and the first chain that translates decides.
+
+    Source: plugins/main/bridge (ipMasq) and plugins/meta/portmap of the CNI plugins 1.9.
+    """
+    entry = "".join(_to_pod(moved, mapping) for mapping in mappings)
+    leave = "".join(_masquerade(item) for item in moved) if masquerade else ""
+    leave += "".join(_hairpin(item) for item in moved) if entry else ""
+    if not leave:
+        return ""
+    return (
+        f"table inet {table} {{ "
+        f"chain in {{ type nat hook prerouting priority -110; policy accept; {entry}}}; "
+        f"chain own {{ type nat hook output priority -110; policy accept; {entry}}}; "
+        f"chain out {{ type nat hook postrouting priority 90; policy accept; {leave}}}; "
+        "}"
+    )
+
+
+def _to_pod(moved: Sequence[Moved], mapping: PortMapping) -> str:
+    """Lead a port of the node to the first moved address of each family that it is open for."""
+    firsts = {item.family: item for item in reversed(moved)}
+    everywhere = mapping.host_ip in ("", "0.0.0.0", "::")  # noqa: S104 - read, not bound
+    text = ""
+    for family, item in firsts.items():
+        if everywhere:
+            match = f"fib daddr type local meta nfproto {'ipv4' if family == 'ip' else 'ipv6'}"
+        elif (ipaddress.ip_address(mapping.host_ip).version == 4) == (family == "ip"):
+            match = f"{family} daddr {mapping.host_ip}"
+        else:
+            continue
+        to = f"dnat {family} to {item.target(mapping.container_port)}"
+        text += f"{match} {mapping.protocol} dport {mapping.host_port} {to}; "
+    return text
+
+
+def _masquerade(item: Moved) -> str:
+    multicast = "224.0.0.0/4" if item.family == "ip" else "ff00::/8"
+    match = (
+        f"{item.family} saddr {item.address} {item.family} daddr != {item.subnet} "
+        f"{item.family} daddr != {multicast}"
+    )
+    return (
+        f"{match} tcp flags & (syn | ack) == syn masquerade; "
+        f"{match} meta l4proto != tcp masquerade; "
+    )
+
+
+def _hairpin(item: Moved) -> str:
+    """Have answers to the node itself and to the pod's own subnet come back through the node."""
+    loopback = "127.0.0.0/8" if item.family == "ip" else "::1"
+    return (
+        f"{item.family} saddr {{ {loopback}, {item.subnet} }} {item.family} daddr {item.address} "
+        "ct status dnat masquerade; "
+    )
 
 
 def _chain(name: str, device: str, *, hook: str, body: str = "") -> str:

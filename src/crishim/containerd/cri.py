@@ -1,6 +1,6 @@
-"""Ask containerd's CRI service about containers and sandboxes, in our own words.
+"""Ask containerd's CRI service about containers, sandboxes and images, in our own words.
 
-Only reading calls live here. The verbose `info` of containerd's answers is a JSON text whose keys
+The verbose `info` of containerd's answers is a JSON text whose keys
 are its own; nobody else in the code reads them.
 
 Source: containerd 1.7 to 2.4, internal/cri/server/{container_status,sandbox_status}.go.
@@ -72,6 +72,7 @@ class Cri:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._runtime: Any = api_pb2_grpc.RuntimeServiceStub(channel)
+        self._images: Any = api_pb2_grpc.ImageServiceStub(channel)
 
     async def container(self, id_or_prefix: str) -> Container:
         """Return one container with all that containerd says of it.
@@ -108,9 +109,9 @@ class Cri:
             shares_pid=options.pid != api_pb2.CONTAINER,
         )
 
-    async def containers(self, sandbox: SandboxId) -> list[api_pb2.Container]:
-        """List the containers of one sandbox, in any state."""
-        chosen = api_pb2.ContainerFilter(pod_sandbox_id=sandbox)
+    async def containers(self, sandbox: SandboxId | None = None) -> list[api_pb2.Container]:
+        """List the containers of one sandbox, or of the node, in any state."""
+        chosen = api_pb2.ContainerFilter(pod_sandbox_id=sandbox or "")
         answer = await self._runtime.ListContainers(
             api_pb2.ListContainersRequest(filter=chosen), timeout=_TIMEOUT_S
         )
@@ -122,6 +123,29 @@ class Cri:
             api_pb2.ListPodSandboxRequest(), timeout=_TIMEOUT_S
         )
         return list(answer.items)
+
+    async def start_container(self, container: ContainerId) -> None:
+        """Start a created container; no deadline but the caller's."""
+        await self._runtime.StartContainer(api_pb2.StartContainerRequest(container_id=container))
+
+    async def remove_container(self, container: ContainerId) -> None:
+        """Remove a container that does not run."""
+        await self._runtime.RemoveContainer(
+            api_pb2.RemoveContainerRequest(container_id=container), timeout=_TIMEOUT_S
+        )
+
+    async def has_image(self, reference: str) -> bool:
+        """Return whether an image is on the node, by any of its names or its id."""
+        request = api_pb2.ImageStatusRequest(image=api_pb2.ImageSpec(image=reference))
+        answer = await self._images.ImageStatus(request, timeout=_TIMEOUT_S)
+        return bool(answer.image.id)
+
+    async def pull_image(self, reference: str, config: api_pb2.PodSandboxConfig) -> None:
+        """Pull an image; no deadline but the caller's."""
+        request = api_pb2.PullImageRequest(
+            image=api_pb2.ImageSpec(image=reference), sandbox_config=config
+        )
+        await self._images.PullImage(request)
 
 
 def _info(info: Any) -> dict[str, Any]:

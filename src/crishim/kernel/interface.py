@@ -104,7 +104,7 @@ class InterfaceState:
             mac=_text(fields["mac"], pattern=_MAC),
             mtu_bytes=_number(fields["mtu_bytes"], low=68, high=1 << 20),
             addresses=tuple(_address(item) for item in _list(fields["addresses"])),
-            routes=tuple(_route(item) for item in _list(fields["routes"])),
+            routes=tuple(route_from_json(item) for item in _list(fields["routes"])),
             neighbours=tuple(_neighbour(item) for item in _list(fields["neighbours"])),
         )
 
@@ -122,7 +122,8 @@ def _address(data: object) -> Address:
     )
 
 
-def _route(data: object) -> Route:
+def route_from_json(data: object) -> Route:
+    """Read back one route; raise Corrupt for anything else."""
     fields = _fields(data, Route)
     try:
         destination = ipaddress.ip_network(fields["destination"])

@@ -42,6 +42,7 @@ class Netlink:
 
     def __init__(self) -> None:
         self._ipr: Any = IPRoute()
+        self._indices: dict[str, int] = {}
 
     def close(self) -> None:
         """End the conversation. Safe to repeat."""
@@ -50,7 +51,7 @@ class Netlink:
     def read(self, name: str) -> InterfaceState:
         """Return the state of an interface; raise NotFound if there is none."""
         link = self._link(name)
-        index = link["index"]
+        index: int = link["index"]
         return InterfaceState(
             name=name,
             mac=link.get("address"),
@@ -73,7 +74,7 @@ class Netlink:
             Precondition: the kernel refuses an address or a route, for instance where IPv6 is off.
         """
         now = self.read(state.name)
-        index = self._link(state.name)["index"]
+        index = self.index(state.name)
         kept_links = {item for item in state.addresses if not item.is_global}
         for address in now.addresses:
             if address.is_global or (kept_links and address not in kept_links):
@@ -95,7 +96,7 @@ class Netlink:
 
         Args: deprecated: reachable, but not chosen for new connections.
         """
-        index = self._link(name)["index"]
+        index = self.index(name)
         flags = _NODAD if address.version == 6 else 0
         if address.is_global:
             flags |= _NOPREFIXROUTE
@@ -117,7 +118,7 @@ class Netlink:
 
     def remove_address(self, name: str, address: Address) -> None:
         """Take an address from an interface, if it has it."""
-        index = self._link(name)["index"]
+        index = self.index(name)
         _tolerate(
             (errno.EADDRNOTAVAIL,),
             f"{name} does not let go of the address {address.address}",
@@ -150,7 +151,7 @@ class Netlink:
 
     def routes(self, name: str) -> tuple[Route, ...]:
         """Return the main table's routes through an interface."""
-        return self._routes(self._link(name)["index"])
+        return self._routes(self.index(name))
 
     def set_neighbour(self, name: str, neighbour: Neighbour, *, reachable: bool = False) -> None:
         """Tell an interface a neighbour's hardware address.
@@ -161,10 +162,18 @@ class Netlink:
         state = _NUD_REACHABLE if reachable else _NUD_STALE
         self._ipr.neigh(
             "replace",
-            ifindex=self._link(name)["index"],
+            ifindex=self.index(name),
             dst=neighbour.address,
             lladdr=neighbour.mac,
             state=_NUD_PERMANENT if neighbour.permanent else state,
+        )
+
+    def remove_neighbour(self, name: str, address: str) -> None:
+        """Forget what an interface knows of a neighbour."""
+        _tolerate(
+            (errno.ENOENT, errno.ESRCH),
+            f"{name} keeps its neighbour {address}",
+            lambda: self._ipr.neigh("del", ifindex=self.index(name), dst=address),
         )
 
     def peer_index(self, name: str) -> int:
@@ -176,8 +185,10 @@ class Netlink:
         return int(index)
 
     def index(self, name: str) -> int:
-        """Return an interface's index."""
-        return int(self._link(name)["index"])
+        """Return an interface's index; it is asked for once in this conversation."""
+        if name not in self._indices:
+            self._indices[name] = int(self._link(name)["index"])
+        return self._indices[name]
 
     def find_peer(self, netns: str, *, index: int, peer_index: int) -> str:
         """Return the name of our end of a veth whose other end is in another namespace.
@@ -244,7 +255,7 @@ class Netlink:
         request = {
             "family": _FAMILY[route.version],
             "table": _MAIN_TABLE,
-            "oif": self._link(name)["index"],
+            "oif": self.index(name),
             "dst": route.destination,
             "scope": route.scope,
             "proto": route.protocol,

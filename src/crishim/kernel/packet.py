@@ -200,12 +200,13 @@ def announcement(address: str, mac: str) -> bytes:
         )  # fmt: skip
     everyone = ipaddress.ip_address("ff02::1").packed
     body = struct.pack("!BBHI16sBB6s", 136, 0, 0, 0x20000000, ip.packed, 2, 1, hardware)
-    body = body[:2] + struct.pack("!H", _icmpv6_checksum(ip.packed, everyone, body)) + body[4:]
+    body = body[:2] + struct.pack("!H", icmpv6_checksum(ip.packed, everyone, body)) + body[4:]
     header = struct.pack("!IHBB16s16s", 6 << 28, len(body), 58, 255, ip.packed, everyone)
     return struct.pack("!6s6sH", b"\x33\x33\x00\x00\x00\x01", hardware, 0x86DD) + header + body
 
 
-def _icmpv6_checksum(source: bytes, destination: bytes, body: bytes) -> int:
+def icmpv6_checksum(source: bytes, destination: bytes, body: bytes) -> int:
+    """Return the checksum of an ICMPv6 message between two packed addresses."""
     data = source + destination + struct.pack("!II", len(body), 58) + body
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 
@@ -20,17 +21,16 @@ from crishim._proto.runtime.v1 import api_pb2
 from crishim.server.guard import STOPPING, Calls, Context, Guard, Stream, Unary
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterable, Mapping
     from pathlib import Path
-    from typing import TypeAlias, TypeVar
 
-    Override: TypeAlias = Unary[bytes, bytes]
-    """Answers a unary method: raw request in, raw answer out."""
-    StreamOverride: TypeAlias = Stream[bytes, bytes]
-    """Answers a server-streaming method: raw request in, raw answers out."""
-    Handler: TypeAlias = grpc.RpcMethodHandler[bytes, bytes]
-    Request = TypeVar("Request")
-    StreamHandler: TypeAlias = Callable[[Request, Context], Awaitable[None]]
+Request = TypeVar("Request")
+Override: TypeAlias = Unary[bytes, bytes]
+"""Answers a unary method: raw request in, raw answer out."""
+StreamOverride: TypeAlias = Stream[bytes, bytes]
+"""Answers a server-streaming method: raw request in, raw answers out."""
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+StreamHandler: TypeAlias = Callable[[Request, Context], Awaitable[None]]
 
 # Headers of the hop, not of the call: gRPC writes its own.
 _HOP_HEADERS = frozenset(

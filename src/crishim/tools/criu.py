@@ -5,11 +5,13 @@ Source: criu(8) "configuration files"; images/stats.proto and criu/stats.c of CR
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from crishim.errors import Corrupt
+from crishim.errors import Corrupt, Precondition
+from crishim.kernel import process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 _IMG_SERVICE_MAGIC = 0x55105940
 _STATS_MAGIC = 0x57093306
 _STATS_CAP_BYTES = 1 << 16
+_OLDEST = 31600
+_VERSION = re.compile(r"Version: (\d+(?:\.\d+)*)")
+_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,22 +38,15 @@ class DumpStatistics:
     pages_written: int = 0
 
 
-def dump_config(*, link_remap: bool, tcp_close: bool) -> str:
+def dump_config(*, tcp_close: bool) -> str:
     """Return the CRIU options of a dump that runc has no flag for.
 
     The network lock is ours (`checkpoint/hold.py`), so CRIU's is off: its iptables rules would
     cost more than the dump of a small process and would cover the whole pod.
 
-    Args:
-        link_remap: needed here only where runc has no flag for it.
-        tcp_close: dump established connections as closed ones.
+    Args: tcp_close: dump established connections as closed ones.
     """
-    lines = ["network-lock skip", "ghost-limit 1G"]
-    if link_remap:
-        lines.append("link-remap")
-    if tcp_close:
-        lines.append("tcp-close")
-    return "\n".join(lines) + "\n"
+    return "network-lock skip\nghost-limit 1G\n" + "tcp-close\n" * tcp_close
 
 
 def restore_config(*, tcp_close: bool) -> str:
@@ -104,3 +102,30 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
+
+
+async def version(*, container: str) -> str:
+    """Return CRIU's version.
+
+    Args: container: named in the error, in the words that the kubelet's tests look for.
+    Raises: Precondition: CRIU is missing or older than 3.16.
+    """
+    refusal = Precondition(
+        f"CRIU binary not found or too old (<{_OLDEST}). "
+        f'Failed to checkpoint container "{container}"',
+        hint="install CRIU 4.2 or newer",
+    )
+    try:
+        done = await process.run(["criu", "--version"], timeout_s=_TIMEOUT_S)
+    except Precondition as error:
+        raise refusal from error
+    match = _VERSION.search(done.stdout.decode(errors="replace"))
+    if not match or _number(match.group(1)) < _OLDEST:
+        raise refusal
+    return match.group(1)
+
+
+def _number(version: str) -> int:
+    """Turn "4.2.1" into 40201, as CRIU does in its own interfaces."""
+    parts = [int(part) for part in version.split(".")[:3]] + [0, 0]
+    return parts[0] * 10000 + parts[1] * 100 + parts[2]

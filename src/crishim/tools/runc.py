@@ -140,6 +140,14 @@ async def resume(runc: Runc, container: ContainerId) -> None:
     await _verb(runc, ["resume", container])
 
 
+async def kill(runc: Runc, container: ContainerId) -> None:
+    """Send SIGKILL to the container's first process, and with it to all of its pid namespace.
+
+    On cgroup v1 a frozen process keeps the signal until it is thawed.
+    """
+    await _verb(runc, ["kill", container, "KILL"])
+
+
 async def checkpoint(runc: Runc, container: ContainerId, options: CheckpointOptions) -> None:
     """Dump a container through CRIU; without `leave_running` its processes end.
 

@@ -4,15 +4,17 @@ The test's thread moves into a fresh network namespace, which plays the node; po
 are namespaces that a sleeping process holds. Nothing of the machine's own network is touched.
 """
 
+import contextlib
 import ctypes
 import os
 import socket
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 
 from crishim.kernel.netns import NetnsThread
+from crishim.tools.nft import Nft
 
 CLONE_NEWNET = 0x40000000
 GATEWAY4, GATEWAY6 = "10.77.0.1", "fd77::1"
@@ -27,7 +29,6 @@ def ip(*arguments, netns=""):
 @dataclass
 class Namespace:
     holder: subprocess.Popen
-    threads: list = field(default_factory=list)
 
     @property
     def path(self):
@@ -43,6 +44,43 @@ class Namespace:
 
     def ip(self, *arguments):
         ip(*arguments, netns=self.path)
+
+    def end(self):
+        self.holder.kill()
+        self.holder.wait()
+
+
+class Resets:
+    """Watch an interface for what ends connections: RST, FIN, ICMP errors."""
+
+    def __init__(self, space):
+        self.seen = []
+        self._socket = space.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+
+    def __enter__(self):
+        self._socket.setblocking(False)
+        return self
+
+    def __exit__(self, *exc):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._look(self._socket.recv(1 << 16))
+        self._socket.close()
+
+    def _look(self, frame):
+        kind = frame[12:14]
+        if kind == b"\x08\x00":
+            protocol, body = frame[23], frame[14 + 4 * (frame[14] & 15) :]
+        elif kind == b"\x86\xdd":
+            protocol, body = frame[20], frame[54:]
+        else:
+            return
+        if protocol == socket.IPPROTO_TCP and body[13] & 5:
+            self.seen.append(f"TCP flags {body[13]:#x} {frame[6:12].hex(':')}")
+        elif protocol == socket.IPPROTO_ICMP and body[0] == 3:
+            self.seen.append(f"ICMP unreachable {body[1]}")
+        elif protocol == socket.IPPROTO_ICMPV6 and body[0] < 128:
+            self.seen.append(f"ICMPv6 error {body[0]}")
 
 
 class Network:
@@ -97,10 +135,41 @@ class Network:
         self.address(space, f"10.77.0.{number}", f"fd77::{number:x}")
         return space
 
+    def routed_pod(self, number):
+        """Add a pod as the ptp plugin would: 10.66.0.<number>, a route to it alone."""
+        space, name = self.namespace(), f"pod{number}"
+        v4, v6 = f"10.66.0.{number}", f"fd66::{number:x}"
+        self.wire(name, space, f"02:00:00:00:66:{number:02x}")
+        ip("addr", "add", "10.66.0.1/32", "dev", name)
+        ip("-6", "addr", "add", "fd66::1/128", "dev", name, "nodad")
+        ip("route", "add", f"{v4}/32", "dev", name)
+        ip("-6", "route", "add", f"{v6}/128", "dev", name)
+        space.ip("addr", "add", f"{v4}/24", "dev", "eth0", "noprefixroute")
+        space.ip("-6", "addr", "add", f"{v6}/64", "dev", "eth0", "nodad", "noprefixroute")
+        space.ip("route", "add", "10.66.0.1", "dev", "eth0", "scope", "link", "src", v4)
+        space.ip("route", "add", "10.66.0.0/24", "via", "10.66.0.1", "src", v4)
+        space.ip("route", "add", "default", "via", "10.66.0.1")
+        space.ip("-6", "route", "add", "fd66::1", "dev", "eth0")
+        space.ip("-6", "route", "add", "default", "via", "fd66::1")
+        return space
+
+    def remove(self, space):
+        """End a pod: its veth goes, then its namespace."""
+        space.ip("link", "del", "eth0")
+        space.end()
+
+    def routes(self):
+        done = subprocess.run(["ip", "route"], stdout=subprocess.PIPE, check=True, text=True)
+        return done.stdout.splitlines()
+
+    def tables(self):
+        """The nftables tables of the node."""
+        with contextlib.closing(Nft()) as nft:
+            return nft.tables()
+
     def close(self):
         for space in self.namespaces:
-            space.holder.kill()
-            space.holder.wait()
+            space.end()
 
 
 @pytest.fixture

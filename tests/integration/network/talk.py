@@ -6,6 +6,8 @@ import socket
 import struct
 import time
 
+from tests.integration.network import repair
+
 PORT = 7777
 MESSAGE = struct.Struct("!Q")
 
@@ -70,6 +72,25 @@ class Talk:
             last = now
             self.answers += 1
             await asyncio.sleep(0.002)
+
+    async def freeze(self):
+        """Stop the server where it is."""
+        self._tasks[0].cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._tasks[0]
+
+    def dump(self):
+        """End the frozen server's sockets without a word; return the connection."""
+        self._listener.close()
+        return repair.take(self.connection)
+
+    def restore(self, namespace, state):
+        """Make the connection in another namespace, and let the server go on there."""
+        self.connection = namespace.socket(self._family, socket.SOCK_STREAM)
+        repair.give(self.connection, state)
+        repair.wake(self.connection)
+        self.connection.setblocking(False)
+        self._tasks[0] = asyncio.get_running_loop().create_task(self._serve())
 
     async def answered(self, more):
         """Wait until so many more answers have come; an error of either side is raised here."""

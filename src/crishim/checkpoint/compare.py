@@ -1,0 +1,85 @@
+"""Compare a checkpoint with the container that is to become its body, before CRIU does.
+
+What CRIU would find out after the old container is gone is found here; each refusal names all that
+is missing at once.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+from crishim.checkpoint import describe
+from crishim.errors import Precondition, Unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from crishim.checkpoint.manifest import Manifest
+    from crishim.containerd.cri import Container
+
+_CREATED = 0
+# Made by the runtime for each pod or container, whatever the pod's specification says.
+_RUNTIME_MOUNTS = ("/proc", "/sys", "/dev")
+_PORTABLE_FEATURES = ("avx", "avx2", "avx512", "amx", "bmi", "sse", "fma", "aes", "sha", "vaes")
+
+
+def check(created: Container, manifest: Manifest, archive: Path) -> None:
+    """Refuse a body that does not fit.
+
+    Raises: Precondition: it was started already, lacks bind mounts, or the node has another
+        architecture or lacks CPU features. Unsupported: it has a terminal.
+    """
+    if created.status.state != _CREATED:
+        raise Precondition(
+            f"container {created.id[:13]} was started already",
+            hint="create a new container and restore into that",
+        )
+    if created.spec.get("process", {}).get("terminal"):
+        raise Unsupported("a container with a terminal cannot be restored into")
+    if manifest.platform.architecture != platform.machine():
+        raise Precondition(
+            f"{archive.name} is from {manifest.platform.architecture}, this node is "
+            f"{platform.machine()}"
+        )
+    _features(manifest)
+    _mounts(created, manifest)
+
+
+def allowed_devices(spec: dict[str, Any]) -> Callable[[bool, int, int], bool]:
+    """Return a test: may the container have this device node (is character, major, minor)?
+
+    A device is allowed if the new container's own specification lists it; the layer of a
+    checkpoint cannot bring in more.
+    """
+    devices = {
+        (item.get("type") in ("c", "u"), item.get("major"), item.get("minor"))
+        for item in spec.get("linux", {}).get("devices") or []
+    }
+    return lambda is_character, major, minor: (is_character, major, minor) in devices
+
+
+def _features(manifest: Manifest) -> None:
+    """Refuse a CPU that lacks vector or crypto features: programs have chosen code by them."""
+    missing = set(manifest.platform.cpu_features) - set(describe.cpu_features())
+    lacking = sorted(name for name in missing if name.startswith(_PORTABLE_FEATURES))
+    if lacking:
+        raise Precondition(
+            f"this node's CPU lacks features of the source's: {', '.join(lacking)}",
+            hint="restore on a node of the same or a newer CPU generation",
+        )
+
+
+def _mounts(created: Container, manifest: Manifest) -> None:
+    there = {mount.destination for mount in describe.bind_mounts(created.spec)}
+    missing = sorted(
+        mount.destination
+        for mount in manifest.bind_mounts
+        if mount.destination not in there and not mount.destination.startswith(_RUNTIME_MOUNTS)
+    )
+    if missing:
+        raise Precondition(
+            f"the container lacks mounts that the checkpoint needs: {', '.join(missing)}",
+            hint="give it the same volume mounts as the source had",
+        )

@@ -1,0 +1,364 @@
+"""Dump a running container into an archive: the ordered steps, and the undo of each.
+
+    resolve    find its parts on this node                      nothing to undo
+    preflight  refuse what cannot work                          nothing to undo
+    prepare    working directory, half archive, guardian        removed, discharged
+    layer      first pass over the writable layer               goes with the half archive
+    pause      freeze the processes                             thawed
+    memory     hold the connections; CRIU writes the memory,    let go
+               second pass over the layer beside it
+    resume     thaw, let go of the connections                  (not with `stop`)
+    pack       small images, metadata, manifest; fsync; rename  -
+    end        only with `stop`: end the frozen processes       none: it goes forward only
+
+A failure before the end of `pack` leaves the container running as it was and no file under the
+final name. CRIU always leaves the processes alive; with `stop` they stay frozen until their archive
+is durable, and only then are they ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crishim.checkpoint import address, describe, logs, metadata, preflight
+from crishim.checkpoint.archive import ArchiveWriter
+from crishim.checkpoint.fifo import FifoReceiver
+from crishim.checkpoint.flow import in_thread, unbroken
+from crishim.checkpoint.guardian import Guardian
+from crishim.checkpoint.hold import SourceHold
+from crishim.checkpoint.layer import FIRST_MEMBER, SECOND_MEMBER, LayerCapture
+from crishim.checkpoint.resolve import resolve
+from crishim.kernel import cgroup, process, procs, tree
+from crishim.tools import criu
+from crishim.tools import runc as runcs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from crishim.checkpoint.held import Held
+    from crishim.checkpoint.locks import Locks
+    from crishim.checkpoint.manifest import Manifest
+    from crishim.checkpoint.phases import Phases
+    from crishim.checkpoint.resolve import Source
+    from crishim.checkpoint.store import Store
+    from crishim.containerd.cri import Cri
+    from crishim.containerd.records import Records
+    from crishim.ids import CheckpointName
+    from crishim.kernel.interface import InterfaceState
+    from crishim.paths import Paths
+
+_SPARE_FIFOS = 8
+"""CRIU writes one page image per process and per piece of shared memory; with too few FIFOs the
+rest become ordinary files, which costs a copy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpRequest:
+    """What a caller asks for.
+
+    Attributes:
+        container: id or unambiguous prefix.
+        output: absolute path of the archive; None for the store.
+        name: its name in the store; None for one made of pod, container and time.
+        stop: end the container once the archive is durable.
+        tcp: "established", "close" or "refuse".
+    """
+
+    container: str
+    output: Path | None = None
+    name: CheckpointName | None = None
+    stop: bool = False
+    tcp: str = "established"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpResult:
+    """A durable checkpoint, what it says of itself, and the phases of its making."""
+
+    archive: Path
+    archive_bytes: int
+    manifest: Manifest
+    phases: Phases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dumper:
+    """Takes checkpoints; one object serves the daemon."""
+
+    cri: Cri
+    records: Records
+    paths: Paths
+    namespace: str
+    store: Store
+    locks: Locks
+    held: Held
+
+    async def dump(self, request: DumpRequest, phases: Phases) -> DumpResult:
+        """Take one checkpoint.
+
+        Raises:
+            NotFound, Precondition, Unsupported: refused before anything was touched.
+            Busy: another operation on the container is under way.
+            NoSpace: the archive does not fit; the container runs on.
+            ToolFailed: runc or CRIU failed; the container runs on, CRIU's log is kept.
+            DeadlineExceeded: between two phases; the container runs on.
+        On cancel: at the next phase; the container runs on.
+        """
+        with phases.step("resolve"):
+            source = await resolve(
+                request.container,
+                cri=self.cri,
+                records=self.records,
+                paths=self.paths,
+                namespace=self.namespace,
+            )
+        with self.locks.hold(source.container.id, "checkpoint"):
+            return await unbroken(_Dump(self, source, request, phases).run())
+
+    def target(self, source: Source, request: DumpRequest) -> Path:
+        """Return where the archive is to appear."""
+        if request.output is not None:
+            return request.output
+        pod = source.sandbox.status.metadata
+        name = request.name or self.store.new_name(
+            namespace=pod.namespace, pod=pod.name, container=source.container.status.metadata.name
+        )
+        return self.store.path(name)
+
+
+class _Dump:
+    """One dump under way."""
+
+    def __init__(
+        self, dumper: Dumper, source: Source, request: DumpRequest, phases: Phases
+    ) -> None:
+        self._dumper = dumper
+        self._source = source
+        self._request = request
+        self._phases = phases
+        self._target = dumper.target(source, request)
+        self._work = dumper.paths.dump(source.container.id)
+        self._pids = cgroup.processes(cgroup.of(source.container.pid))
+        self._mapped: frozenset[str] = frozenset()
+        self._paused = False
+        self._kept = False
+        self._log_bytes = self._layer_bytes = self._changes_bytes = self._image_bytes = 0
+
+    async def run(self) -> DumpResult:
+        """Go through the steps; the module's docstring tells them and their undo."""
+        step, stop = self._phases.step, self._request.stop
+        async with contextlib.AsyncExitStack() as undo:
+            with step("preflight"):
+                tools = await describe.tools(self._source)
+                await preflight.check(self._source, self._request, pids=self._pids)
+            with step("prepare"):
+                await self._workspace(undo)
+                writer = await self._archive(undo)
+                hold = await self._prepare_hold(undo)
+                interfaces = await self._interfaces(hold)
+            with step("layer"):
+                capture = LayerCapture(self._source.layer)
+                await self._layer(writer, capture)
+            guardian = await self._guard(undo, writer, hold)
+            with step("pause"):
+                frozen_at_ns = time.time_ns()
+                await self._pause(undo)
+            with step("memory"):
+                if hold is not None:
+                    await hold.close()
+                changes = await self._memory(writer, capture, tools.runc)
+                undo.callback(os.close, changes)
+            if not stop:
+                with step("resume", deadline=False):
+                    await self._thaw()
+                    await guardian.discharge()
+                    if hold is not None:
+                        await hold.release()
+            with step("pack", deadline=stop):
+                manifest = self._manifest(tools, frozen_at_ns, interfaces)
+                size = await self._pack(writer, manifest, changes, hold)
+                await guardian.discharge()
+            if stop:
+                with step("end", deadline=False):
+                    await self._end()
+        return DumpResult(
+            archive=self._target, archive_bytes=size, manifest=manifest, phases=self._phases
+        )
+
+    async def _workspace(self, undo: contextlib.AsyncExitStack) -> None:
+        """Make the working directory; a failure keeps the logs of it, nothing else."""
+        await in_thread(tree.remove_tree, self._work)
+        (self._work / "images").mkdir(mode=0o700, parents=True)
+        config = criu.dump_config(tcp_close=self._request.tcp == "close")
+        (self._work / "criu.conf").write_text(config, encoding="utf-8")
+        undo.push_async_callback(in_thread, tree.remove_tree, self._work)
+
+        def keep(kind: type[BaseException] | None, *_: object) -> None:
+            if kind is not None:
+                name = f"dump-{self._source.container.id[:13]}"
+                logs.keep(self._work, self._dumper.paths.logs / name)
+
+        undo.push(keep)
+
+    async def _archive(self, undo: contextlib.AsyncExitStack) -> ArchiveWriter:
+        memory_bytes = await in_thread(procs.memory_bytes, self._pids)
+        writer = await in_thread(ArchiveWriter.create, self._target)
+        undo.callback(writer.abort)
+        await in_thread(writer.prepare, memory_bytes)
+        return writer
+
+    async def _prepare_hold(self, undo: contextlib.AsyncExitStack) -> SourceHold | None:
+        """Get ready to hold the pod's connections; None where there are none of its own."""
+        if self._source.sandbox.host_network:
+            return None
+        hold = await SourceHold.prepare(self._source.sandbox.netns, lasting=self._request.stop)
+        undo.push_async_callback(self._release, hold)
+        return hold
+
+    async def _release(self, hold: SourceHold) -> None:
+        if not self._kept:
+            await hold.release()
+
+    async def _interfaces(self, hold: SourceHold | None) -> tuple[InterfaceState, ...]:
+        return () if hold is None else (await address.read(self._source.sandbox.netns),)
+
+    async def _layer(self, writer: ArchiveWriter, capture: LayerCapture) -> None:
+        self._mapped = await in_thread(procs.shared_mappings, self._pids)
+        begin = writer.begin_member(FIRST_MEMBER)
+        end = await in_thread(capture.first_pass, writer.fd, begin, cancel=capture.cancel)
+        writer.end_member(end)
+        self._layer_bytes = end - begin
+
+    async def _guard(
+        self, undo: contextlib.AsyncExitStack, writer: ArchiveWriter, hold: SourceHold | None
+    ) -> Guardian:
+        guardian = Guardian(
+            dump=self._work,
+            partial=writer.partial,
+            runc=self._source.runc.argv(),
+            container=self._source.container.id,
+            netns=hold.record.netns if hold else "",
+            table=f"{hold.record.family} {hold.record.table}" if hold else "",
+        )
+        await guardian.start(process.environment())
+        undo.push_async_callback(guardian.discharge)
+        return guardian
+
+    async def _pause(self, undo: contextlib.AsyncExitStack) -> None:
+        # Registered first: a cancelled or failed pause may have frozen the container all the same.
+        self._paused = True
+        undo.push_async_callback(self._thaw)
+        await runcs.pause(self._source.runc, self._source.container.id)
+
+    async def _thaw(self) -> None:
+        if self._paused and not self._kept:
+            await runcs.resume(self._source.runc, self._source.container.id)
+            self._paused = False
+
+    async def _memory(
+        self, writer: ArchiveWriter, capture: LayerCapture, facts: runcs.RuncFacts
+    ) -> int:
+        """Let CRIU write the memory into the archive.
+
+        Meanwhile the container's log comes to its end, and what changed in the layer since the
+        first pass goes into an unnamed file, whose descriptor is returned.
+        """
+        options = runcs.CheckpointOptions(
+            images=self._work / "images",
+            work=self._work,
+            criu_config=self._work / "criu.conf",
+            leave_running=True,
+            cgroups_mode=facts.cgroups_mode,
+            tcp_established=self._request.tcp == "established",
+            link_remap=facts.link_remap,
+        )
+        changes = os.open(self._work, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        aside = asyncio.gather(self._changes(capture, changes), self._log_end())
+        try:
+            with FifoReceiver(
+                writer, options.images, count=len(self._pids) + _SPARE_FIFOS
+            ) as fifos:
+                await runcs.checkpoint(self._source.runc, self._source.container.id, options)
+                self._image_bytes = await fifos.finish()
+            await aside
+        except BaseException:
+            await asyncio.gather(aside, return_exceptions=True)
+            os.close(changes)
+            raise
+        return changes
+
+    async def _changes(self, capture: LayerCapture, fd: int) -> None:
+        def second_pass() -> int:
+            mapped = self._mapped | procs.shared_mappings(self._pids)
+            return capture.second_pass(fd, 0, always=mapped) or 0
+
+        self._changes_bytes = await in_thread(second_pass, cancel=capture.cancel)
+
+    async def _log_end(self) -> None:
+        if self._source.log is not None:
+            pid = self._source.container.pid
+            self._log_bytes = await logs.settled_size(self._source.log, pid=pid)
+
+    def _manifest(
+        self, tools: describe.Tools, frozen_at_ns: int, interfaces: tuple[InterfaceState, ...]
+    ) -> Manifest:
+        last = "memory" if self._request.stop else "resume"
+        return describe.manifest(
+            self._source,
+            tools,
+            describe.Facts(
+                frozen_at_ns=frozen_at_ns,
+                tcp=self._request.tcp,
+                source_running=not self._request.stop,
+                interfaces=interfaces,
+                freeze_us=self._phases.until_us("pause", last),
+                image_bytes=self._image_bytes,
+                layer_bytes=self._layer_bytes + self._changes_bytes,
+                phases_us={phase.name: phase.duration_us for phase in self._phases.done},
+                criu=criu.read_dump_statistics(self._work / "stats-dump"),
+            ),
+        )
+
+    async def _pack(
+        self, writer: ArchiveWriter, manifest: Manifest, changes: int, hold: SourceHold | None
+    ) -> int:
+        """Complete the archive and let it appear; with `stop` this is the point of no return."""
+        await in_thread(self._add_entries, writer, manifest, changes)
+        if self._request.stop:
+            await self._dumper.held.keep(self._source, hold, manifest, archive=self._target)
+        try:
+            size = await in_thread(writer.commit, manifest)
+        except BaseException:
+            if self._request.stop:
+                self._dumper.held.forget(self._source.sandbox.id)
+            raise
+        self._kept = self._request.stop
+        return size
+
+    def _add_entries(self, writer: ArchiveWriter, manifest: Manifest, changes: int) -> None:
+        writer.add_images(self._work / "images")
+        if self._changes_bytes:
+            writer.add_file(SECOND_MEMBER, changes)
+        for name in ("stats-dump", "dump.log"):
+            writer.add_bytes(name, (self._work / name).read_bytes())
+        at_ns = manifest.created_at_ns
+        for name, data in metadata.entries(
+            self._source.container, checkpointed_at_ns=at_ns
+        ).items():
+            writer.add_bytes(name, data)
+        if self._source.log is not None:
+            logs.add(writer, self._source.log, size_bytes=self._log_bytes)
+
+    async def _end(self) -> None:
+        """End the frozen processes; their connections stay held for whoever restores them.
+
+        A kubelet would restart what ends by itself, so its containers stay frozen until it stops
+        them (`Held.end`).
+        """
+        if not self._source.kubelet:
+            await self._dumper.held.end(self._source.sandbox.id)

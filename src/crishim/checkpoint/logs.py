@@ -1,0 +1,117 @@
+"""Carry the container's CRI log over a checkpoint: each line once, none lost.
+
+A line travels from the process's pipe through containerd's shim and containerd into the log file.
+While the container is frozen nothing new enters the pipe, so once the pipes are empty and the file
+has stopped growing, its size is the end of the log that belongs to the checkpoint.
+
+Source: containerd internal/cri/io (logger.go, helpers.go): the FIFO in the container's io directory
+is read line by line and written to the log file at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import stat
+import struct
+import termios
+from typing import TYPE_CHECKING
+
+from crishim.kernel.splice import copy_range
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from crishim.checkpoint.archive import ArchiveWriter
+    from crishim.checkpoint.reader import ArchiveReader
+
+MEMBER = "container.log"
+
+_POLL_S = 0.001
+_QUIET_POLLS = 3
+_LIMIT_S = 1.0
+
+
+async def settled_size(log: Path, *, pid: int) -> int:
+    """Wait until what a frozen process wrote has reached the log, and return the log's size.
+
+    Args: pid: first process of the container; its standard output and error are looked at.
+    Returns: bytes; 0 when there is no log file. After a second the size as it is: a runtime that
+        does not read (log on a full disk) must not keep the container frozen.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _LIMIT_S
+    size, quiet = -1, 0
+    while quiet < _QUIET_POLLS and loop.time() < end:
+        now = _size(log)
+        quiet = quiet + 1 if now == size and not _waiting_bytes(pid) else 0
+        size = now
+        await asyncio.sleep(_POLL_S)
+    return max(size, 0)
+
+
+def _size(log: Path) -> int:
+    try:
+        return log.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _waiting_bytes(pid: int) -> int:
+    """Return how many bytes wait in the pipes that are standard output and error."""
+    waiting = 0
+    for number in (1, 2):
+        try:
+            fd = os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                answer = fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4)
+                waiting += struct.unpack("i", answer)[0]
+        finally:
+            os.close(fd)
+    return waiting
+
+
+def add(writer: ArchiveWriter, log: Path, *, size_bytes: int) -> None:
+    """Append the first `size_bytes` of a log to an archive; a log that is gone adds nothing."""
+    try:
+        fd = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        offset = writer.begin_member(MEMBER)
+        copied = copy_range(fd, 0, writer.fd, offset, size_bytes)
+        writer.end_member(offset + copied)
+    finally:
+        os.close(fd)
+
+
+def carry(archive: ArchiveReader, log: Path) -> None:
+    """Let a new container's log begin with what the archive's container had logged.
+
+    A log that exists already is left alone: an earlier attempt wrote it.
+    """
+    member = archive.members.get(MEMBER)
+    if member is None:
+        return
+    log.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(log, flags, 0o640)
+    except FileExistsError:
+        return
+    try:
+        copy_range(archive.fd, member.offset, fd, 0, member.size)
+    finally:
+        os.close(fd)
+
+
+def keep(work: Path, folder: Path) -> None:
+    """Copy the logs of a failed dump or restore to where an operator finds them."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in work.glob("*.log"):
+        shutil.copyfile(path, folder / path.name)

@@ -1,0 +1,275 @@
+"""Restore a checkpoint into a created container: "first the body, then the soul".
+
+    prepare, before the container is started      undo
+      open      index, manifest, digests          -
+      compare   platform, mounts, runtime         -
+      images    mount or unpack them              unmounted, removed
+      layer     write it into the new snapshot    the caller removes the container
+      log       let it begin with the old one     -
+      exchange  the record names our wrapper      the record is created again
+
+    start, instead of a plain start               undo
+      address   hold, give the pod its address    put back, hold ended
+      restore   containerd starts the wrapper     the plan stays: the next start restores again
+      release   connections go on                 -
+
+A failed restore never becomes a cold start by itself: an empty database in place of a full one is
+the worst outcome there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+
+from crishim.checkpoint import body, compare, logs, pending
+from crishim.checkpoint.flow import in_thread, unbroken
+from crishim.checkpoint.images import ImageDirectories, remove_images
+from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
+from crishim.checkpoint.reader import ArchiveReader
+from crishim.checkpoint.resolve import runc_of
+from crishim.errors import NotFound, Precondition, ToolFailed
+from crishim.ids import ContainerId, by_prefix, sandbox_id
+from crishim.kernel import tree
+from crishim.kernel.interface import InterfaceState
+from crishim.tools import criu
+from crishim.tools import logs as tool_logs
+from crishim.tools import runc as runcs
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from crishim.checkpoint.locks import Locks
+    from crishim.checkpoint.manifest import Manifest
+    from crishim.checkpoint.phases import Phases
+    from crishim.checkpoint.restored import Restored
+    from crishim.checkpoint.sandboxes import Sandboxes
+    from crishim.containerd.cri import Container, Cri
+    from crishim.containerd.records import Records
+    from crishim.paths import Paths
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreOptions:
+    """What a caller asks for; "" stands for the default.
+
+    Attributes:
+        address: "keep" or "new"; by default "keep" if the dump ended its source.
+        tcp: "established", "close" or "refuse"; by default "established" if the address is kept.
+        on_failure: "fail" or "cold".
+        once: the pod named the checkpoint, for the first start of that container only.
+    """
+
+    address: str = ""
+    tcp: str = ""
+    on_failure: str = "fail"
+    once: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restorer:
+    """Restores containers; one object serves the daemon."""
+
+    cri: Cri
+    records: Records
+    paths: Paths
+    namespace: str
+    sandboxes: Sandboxes
+    locks: Locks
+    images: ImageDirectories
+    restored: Restored
+
+    async def prepare(
+        self, container: ContainerId, archive: Path, options: RestoreOptions, *, phases: Phases
+    ) -> None:
+        """Get a created container ready: its next start restores the archive.
+
+        Raises:
+            NotFound: no such container or archive.
+            Precondition, Unsupported: the container was started, does not fit, or uses another
+                runtime than runc; the archive may have been written by others.
+            Corrupt: the archive is damaged. NoSpace: its images do not fit.
+        On failure or cancel: the container is as it was, but for files of the layer.
+        """
+        with self.locks.hold(container, "restore"):
+            await unbroken(self._prepare(container, archive, options, phases))
+
+    async def _prepare(
+        self, container: ContainerId, path: Path, options: RestoreOptions, phases: Phases
+    ) -> None:
+        directory = self.paths.restore(container)
+        async with contextlib.AsyncExitStack() as undo:
+            with phases.step("open"):
+                archive = undo.enter_context(await in_thread(ArchiveReader.open, path))
+                manifest = await in_thread(archive.manifest)
+                await in_thread(archive.verify)
+            with phases.step("compare"):
+                created = await self.cri.container(container)
+                runc = await self._runc(created)
+                facts = await runcs.facts(runc.binary)
+                compare.check(created, manifest, path)
+            undo.push_async_exit(self._undo_preparation(container))
+            with phases.step("images"):
+                await in_thread(tree.make_private_dir, directory)
+                await in_thread(tree.make_private_dir, directory / "work")
+                images = await self.images.make(archive, directory / "images")
+            with phases.step("layer"):
+                await self._layer(created, archive)
+            with phases.step("log"):
+                if created.status.log_path:
+                    await in_thread(logs.carry, archive, Path(created.status.log_path))
+            with phases.step("exchange", deadline=False):
+                pod_uid = (await self.cri.sandbox(created.sandbox)).status.metadata.uid
+                plan = _plan(created, path, manifest, options, pod_uid=pod_uid)
+                wrapper = pending.write(
+                    directory,
+                    plan=plan,
+                    runc=runc.binary,
+                    options=_runc_options(directory, images, plan, facts),
+                    criu_config=criu.restore_config(tcp_close=plan.tcp == "close"),
+                )
+                await body.exchange(container, records=self.records, wrapper=wrapper)
+
+    async def _runc(self, created: Container) -> runcs.Runc:
+        record = await self.records.container(created.id)
+        return runc_of(record, paths=self.paths, namespace=self.namespace)
+
+    async def _layer(self, created: Container, archive: ArchiveReader) -> None:
+        mounts = await self.records.mounts(
+            snapshotter=created.snapshotter, key=created.snapshot_key
+        )
+        overlay = overlay_of_snapshot([(m.type, m.source, m.options) for m in mounts])
+        allowed = compare.allowed_devices(created.spec)
+        await in_thread(lambda: apply_layer(archive, overlay, device_allowed=allowed))
+
+    def _undo_preparation(
+        self, container: ContainerId
+    ) -> Callable[[type[BaseException] | None, object, object], Awaitable[None]]:
+        async def undo(kind: type[BaseException] | None, *_: object) -> None:
+            if kind is not None:
+                await body.recover(self.paths.restore(container), records=self.records)
+                await self.removed(container)
+
+        return undo
+
+    def waits(self, container: str) -> ContainerId | None:
+        """Return the full id of a container whose start is to be a restore; None otherwise."""
+        found = by_prefix(container, (path.name for path in self.paths.restores.glob("*")))
+        if found is None or pending.read(self.paths.restores / found) is None:
+            return None
+        return ContainerId(found)
+
+    async def start(self, container: ContainerId, *, phases: Phases) -> tuple[str, ...]:
+        """Restore a prepared container; it runs when this returns.
+
+        Returns: the addresses of its pod that were kept; none for new ones.
+        Raises:
+            AlreadyExists: somebody else has the address.
+            ToolFailed: CRIU's last errors; its log is kept. The next start tries again.
+        On cancel: a restore that runs is waited for.
+        """
+        with self.locks.hold(container, "restore"):
+            return await unbroken(self._start(container, phases))
+
+    async def _start(self, container: ContainerId, phases: Phases) -> tuple[str, ...]:
+        directory = self.paths.restore(container)
+        plan = pending.read(directory)
+        if plan is None:
+            raise NotFound(f"no checkpoint waits for container {container[:13]}")
+        states = tuple(InterfaceState.from_json(state) for state in plan.interfaces)
+        kept = states if plan.address == "keep" else ()
+        async with contextlib.AsyncExitStack() as undo:
+            with phases.step("address"):
+                arrival = await self.sandboxes.arrive(sandbox_id(plan.sandbox), kept)
+                if arrival is not None:
+                    undo.push_async_callback(arrival.undo)
+            with phases.step("restore"):
+                await self._restore(container, directory)
+            if arrival is not None:
+                with phases.step("release", deadline=False):
+                    await arrival.release()
+        with phases.step("finish", deadline=False):
+            if plan.once:
+                self.restored.mark(pod_uid=plan.pod_uid, container=plan.container_name)
+            pending.finish(directory)
+            await in_thread(remove_images, directory / "images")
+        return tuple(address for state in kept for address in state.global_addresses)
+
+    async def _restore(self, container: ContainerId, directory: Path) -> None:
+        log = directory / "work" / "restore.log"
+        log.unlink(missing_ok=True)
+        try:
+            await self.cri.start_container(container)
+        except grpc.aio.AioRpcError as error:
+            if not log.exists():
+                raise
+            folder = self.paths.logs / f"restore-{container[:13]}"
+            logs.keep(directory / "work", folder)
+            raise ToolFailed(
+                "runc restore",
+                1,
+                details=tool_logs.criu_errors(log) or error.details() or "",
+                log_path=str(folder / log.name),
+            ) from error
+        if not (await self.cri.container(container)).running:
+            raise Precondition(
+                f"container {container[:13]} was restored and ended at once",
+                hint="its processes found something missing; see its log and exit code",
+            )
+
+    async def sweep(self) -> None:
+        """Clear up after containers and pods that are gone, whoever removed them."""
+        left = {item.id for item in await self.cri.containers()}
+        for path in self.paths.restores.glob("*"):
+            if path.name not in left and not self.locks.busy(path.name):
+                await self.removed(path.name)
+        self.restored.keep_only({item.metadata.uid for item in await self.cri.sandboxes()})
+
+    async def removed(self, container: str) -> None:
+        """Clear up after a container that is gone; nothing to do for others."""
+        found = by_prefix(container, (path.name for path in self.paths.restores.glob("*")))
+        if found is not None:
+            directory = self.paths.restores / found
+            pending.finish(directory)
+            await in_thread(remove_images, directory / "images")
+            await in_thread(tree.remove_tree, directory)
+
+
+def _plan(
+    created: Container, archive: Path, manifest: Manifest, options: RestoreOptions, *, pod_uid: str
+) -> pending.RestorePlan:
+    """Fill in the defaults: what a running source still owns is not taken from it."""
+    running = manifest.options.source_running
+    address = options.address or ("new" if running or not manifest.interfaces else "keep")
+    tcp = options.tcp or ("established" if address == "keep" else "close")
+    if tcp == "established" and address == "new":
+        raise Precondition(
+            "established connections cannot be kept with a new address",
+            hint='ask for address "keep", or for tcp "close"',
+        )
+    return pending.RestorePlan(
+        sandbox=created.sandbox,
+        archive=str(archive),
+        address=address,
+        tcp=tcp,
+        on_failure=options.on_failure,
+        once=options.once,
+        pod_uid=pod_uid,
+        container_name=created.status.metadata.name,
+        interfaces=manifest.interfaces,
+    )
+
+
+def _runc_options(
+    directory: Path, images: Path, plan: pending.RestorePlan, facts: runcs.RuncFacts
+) -> list[str]:
+    options = ["--image-path", str(images), "--work-path", str(directory / "work")]
+    options += ["--manage-cgroups-mode", facts.cgroups_mode, "--file-locks", "--ext-unix-sk"]
+    return options + ["--tcp-established"] * (plan.tcp != "close")

@@ -1,0 +1,55 @@
+"""Remember which containers of which pods were restored once.
+
+A pod's annotation names a checkpoint for the first start only. Once that start has succeeded the
+checkpoint is the past: a container that crashes later starts cold, as any other would. The memory
+is kept by the pod's uid, because a kubelet may give the same pod a new sandbox.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crishim.errors import InvalidRequest
+from crishim.ids import checkpoint_name
+from crishim.kernel import atomic, tree
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from crishim.paths import Paths
+
+
+class Restored:
+    """Marks on disk, one file per container name below a directory per pod."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+
+    def mark(self, *, pod_uid: str, container: str) -> None:
+        """Remember a restore that succeeded."""
+        path = self._path(pod_uid, container)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        atomic.write_file(path, b"")
+
+    def before(self, *, pod_uid: str, container: str) -> bool:
+        """Return whether a container of that name was restored in that pod."""
+        return self._path(pod_uid, container).exists()
+
+    def keep_only(self, pod_uids: Collection[str]) -> None:
+        """Drop the marks of all pods but these."""
+        parent = self._paths.restored_pod("x").parent
+        for path in parent.glob("*"):
+            if path.name not in pod_uids:
+                tree.remove_tree(path)
+
+    def _path(self, pod_uid: str, container: str) -> Path:
+        return self._paths.restored_pod(_component(pod_uid)) / _component(container)
+
+
+def _component(text: str) -> str:
+    """Check a text of a request before it becomes part of a path."""
+    try:
+        return checkpoint_name(text)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{text[:80]!r} cannot name a pod or a container") from error

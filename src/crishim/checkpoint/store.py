@@ -1,0 +1,101 @@
+"""Where checkpoints lie on a node, and what a name or a path given by somebody means.
+
+A checkpoint is code: who writes one is root on the node. So names lead only into the store, which
+is ours, and an absolute path elsewhere is an explicit act of whoever holds our socket; a pod's
+annotation, which anybody with a pod may write, reaches the store and the kubelet's own directory of
+checkpoints only.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crishim.errors import InvalidRequest, NotFound
+from crishim.ids import CheckpointName, checkpoint_name
+
+if TYPE_CHECKING:
+    from crishim.paths import Paths
+
+KUBELET_DIRECTORY = Path("/var/lib/kubelet/checkpoints")
+_SUFFIX = ".tar"
+_UNFIT = re.compile(r"[^A-Za-z0-9_.-]+")
+_ABSOLUTE = re.compile(r"/[^\0]+")
+
+
+class Store:
+    """The node's checkpoints."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+
+    def new_name(self, *, namespace: str, pod: str, container: str) -> CheckpointName:
+        """Return a name for a checkpoint taken now, that is not in use."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        base = _UNFIT.sub("-", f"{pod}_{namespace}-{container}")[:150].lstrip("-._")
+        for number in range(1, 10_000):
+            tail = "" if number == 1 else f"-{number}"
+            name = checkpoint_name(f"{base or 'checkpoint'}-{stamp}{tail}")
+            if not self._paths.checkpoint(name).exists():
+                return name
+        raise InvalidRequest(f"too many checkpoints named {base}-{stamp}")
+
+    def path(self, name: CheckpointName) -> Path:
+        """Return where the checkpoint of that name lies, or will; its directory exists after."""
+        self._paths.store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._paths.checkpoint(name)
+
+    def name_of(self, path: Path) -> str:
+        """Return the name in the store of an archive; "" for one that lies elsewhere."""
+        if path.parent == self._paths.store and path.suffix == _SUFFIX:
+            return path.name.removesuffix(_SUFFIX)
+        return ""
+
+    def find(self, reference: str) -> Path:
+        """Return the archive that a name in the store or an absolute path names.
+
+        Raises: InvalidRequest: neither a name nor a path. NotFound: there is no such archive.
+        """
+        if reference.startswith("/"):
+            if not _ABSOLUTE.fullmatch(reference) or ".." in Path(reference).parts:
+                raise InvalidRequest(f"{reference[:200]!r} is not a clean absolute path")
+            path = Path(reference)
+        else:
+            path = self._paths.checkpoint(checkpoint_name(reference))
+        if not path.is_file():
+            raise NotFound(f"there is no checkpoint {reference}", hint="see `crishim list`")
+        return path
+
+    def has(self, text: str) -> bool:
+        """Return whether a text, such as an image's name, is the name of a stored checkpoint."""
+        try:
+            return self._paths.checkpoint(checkpoint_name(text)).is_file()
+        except InvalidRequest:
+            return False
+
+    def find_for_pod(self, reference: str) -> Path:
+        """Do the same for a reference that came in a pod's annotation.
+
+        Raises: InvalidRequest: also for a path outside the store and the kubelet's directory.
+        """
+        if reference.startswith("/"):
+            parent = Path(reference).parent
+            if parent not in (self._paths.store, KUBELET_DIRECTORY):
+                raise InvalidRequest(
+                    f"a pod may not name {reference[:200]!r}",
+                    hint=f"archives in {self._paths.store} and {KUBELET_DIRECTORY} only",
+                )
+        return self.find(reference)
+
+    def names(self) -> list[CheckpointName]:
+        """Return all names in the store, oldest first."""
+        if not self._paths.store.is_dir():
+            return []
+        found = sorted(
+            (path.stat().st_mtime_ns, path.name.removesuffix(_SUFFIX))
+            for path in self._paths.store.iterdir()
+            if path.suffix == _SUFFIX and not path.name.startswith(".")
+        )
+        return [checkpoint_name(name) for _, name in found]

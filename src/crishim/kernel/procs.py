@@ -1,0 +1,107 @@
+"""Facts about processes from /proc: parents, open files, memory.
+
+A process may end at any moment; what was read of it then counts as nothing.
+Source: proc(5), proc_pid_smaps(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_SOCKET = re.compile(r"socket:\[(\d+)\]")
+_SHARED_MAPPING = re.compile(rb"^\S+ .w.s \S+ \S+ \d+ +(/.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenFiles:
+    """What the processes of a container have open, gathered over all of them.
+
+    Attributes:
+        sockets: inode numbers.
+        terminals: process ids by the terminal they have open.
+        io_uring: ids of processes with an io_uring.
+    """
+
+    sockets: frozenset[int]
+    terminals: dict[str, int]
+    io_uring: tuple[int, ...]
+
+
+def parent(pid: int) -> int:
+    """Return the id of a process's parent; 0 when either is gone."""
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return int(text.rpartition(")")[2].split()[1])
+    return 0
+
+
+def command(pid: int) -> str:
+    """Return the command line of a process, for people; "" when it is gone."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return b" ".join(words).decode(errors="replace").strip()[:200]
+    return ""
+
+
+def open_files(pids: Iterable[int]) -> OpenFiles:
+    """Look through the open files of processes."""
+    sockets: set[int] = set()
+    terminals: dict[str, int] = {}
+    rings: list[int] = []
+    for pid in pids:
+        for target in _targets(pid):
+            if match := _SOCKET.fullmatch(target):
+                sockets.add(int(match.group(1)))
+            elif target.startswith(("/dev/pts/", "/dev/console", "/dev/tty")):
+                terminals.setdefault(target, pid)
+            elif target == "anon_inode:[io_uring]":
+                rings.append(pid)
+    return OpenFiles(sockets=frozenset(sockets), terminals=terminals, io_uring=tuple(rings))
+
+
+def memory_bytes(pids: Iterable[int]) -> int:
+    """Return about how many bytes of memory a dump of these processes would write.
+
+    Anonymous and shared memory count; pages of files do not, unless they were changed.
+    """
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+            values = dict(
+                line.split(":", 1) for line in rollup.splitlines()[1:] if line.endswith("kB")
+            )
+            for name in ("Anonymous", "Pss_Shmem"):
+                total += int(values.get(name, "0 kB").split()[0]) << 10
+    return total
+
+
+def shared_mappings(pids: Iterable[int]) -> frozenset[str]:
+    """Return the files that processes have mapped shared and writable, as they see their paths.
+
+    A write through such a mapping need not touch the file's times.
+    """
+    found: set[str] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            maps = Path(f"/proc/{pid}/maps").read_bytes()
+            found.update(os.fsdecode(path) for path in _SHARED_MAPPING.findall(maps))
+    return frozenset(path for path in found if not path.endswith(" (deleted)"))
+
+
+def _targets(pid: int) -> list[str]:
+    directory = f"/proc/{pid}/fd"
+    targets: list[str] = []
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            with contextlib.suppress(OSError):
+                targets.append(os.readlink(f"{directory}/{name}"))
+    return targets

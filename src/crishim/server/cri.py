@@ -1,0 +1,197 @@
+"""The CRI methods that crishim changes; each reads its request, calls a flow, or passes on.
+
+Everything else of CRI goes through the relay without being parsed. Fields that our protos do not
+know survive, because a request is passed on as the message that was read.
+
+- CheckpointContainer: our dump.
+- CreateContainer: the image names a checkpoint: create from its base image, get ready to restore.
+- StartContainer: restore, if a checkpoint waits.
+- RunPodSandbox: MPTCP off in the new namespace, because CRIU refuses MPTCP sockets.
+- PodSandboxStatus, GetContainerEvents: report the preserved address.
+- StopPodSandbox, RemovePodSandbox: CNI's own address back first; the node's hold before a stopped
+  container's sandbox goes.
+- StopContainer, RemoveContainer: end a container that we hold frozen; clear up after a restore.
+- ExecSync, Exec: wait for a dump to end, because runc refuses an exec in a frozen container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crishim._proto.runtime.v1 import api_pb2
+from crishim.checkpoint.dump import DumpRequest
+from crishim.checkpoint.phases import Phases
+from crishim.checkpoint.reader import ArchiveReader
+from crishim.checkpoint.wanted import wanted, with_base_image
+from crishim.errors import InvalidRequest
+from crishim.ids import container_id, sandbox_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from crishim.checkpoint.dump import Dumper
+    from crishim.checkpoint.held import Held
+    from crishim.checkpoint.locks import Locks
+    from crishim.checkpoint.restore import Restorer
+    from crishim.checkpoint.restored import Restored
+    from crishim.checkpoint.sandboxes import Sandboxes
+    from crishim.checkpoint.store import Store
+    from crishim.containerd.cri import Cri
+    from crishim.server.guard import Calls, Context
+    from crishim.server.passthrough import Forwarder, Override, StreamOverride
+
+_RUNTIME = "/runtime.v1.RuntimeService/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriMethods:
+    """Our versions of CRI methods.
+
+    Args:
+        forwarder: passes a request on to containerd.
+        calls: what must finish before the daemon may end.
+        timeout_s: deadline of a checkpoint whose caller names none.
+    """
+
+    forwarder: Forwarder
+    calls: Calls
+    cri: Cri
+    dumper: Dumper
+    restorer: Restorer
+    sandboxes: Sandboxes
+    held: Held
+    locks: Locks
+    store: Store
+    restored: Restored
+    timeout_s: float
+
+    def overrides(self) -> dict[str, Override]:
+        """Return the methods with one answer, by their full names."""
+        methods = (
+            self.CheckpointContainer, self.CreateContainer, self.StartContainer,
+            self.StopContainer, self.RemoveContainer, self.ExecSync, self.Exec,
+            self.RunPodSandbox, self.PodSandboxStatus, self.StopPodSandbox, self.RemovePodSandbox,
+        )  # fmt: skip
+        return {_RUNTIME + method.__name__: method for method in methods}
+
+    def stream_overrides(self) -> dict[str, StreamOverride]:
+        """Return the server-streaming methods, by their full names."""
+        return {_RUNTIME + "GetContainerEvents": self.GetContainerEvents}
+
+    async def CheckpointContainer(self, raw: bytes, context: Context) -> bytes:
+        """Dump a container to `location`; it goes on running."""
+        request = api_pb2.CheckpointContainerRequest.FromString(raw)
+        if not Path(request.location).is_absolute():
+            raise InvalidRequest("location must be an absolute path")
+        wanted = DumpRequest(
+            container=container_id(request.container_id), output=Path(request.location)
+        )
+        phases = Phases(timeout_s=request.timeout or self.timeout_s)
+        with self.calls.must_finish(f"checkpoint of {request.container_id[:13]}"):
+            await self.dumper.dump(wanted, phases)
+        return b""
+
+    async def CreateContainer(self, raw: bytes, context: Context) -> bytes:
+        """Create a container; from a checkpoint if its image names one."""
+        request = api_pb2.CreateContainerRequest.FromString(raw)
+        asked = wanted(request, self.store, self.restored)
+        if asked is None:
+            return await self._forward("CreateContainer", raw, context)
+        with ArchiveReader.open(asked.archive) as archive:
+            manifest = archive.manifest()
+        body = await with_base_image(request, manifest, self.cri)
+        answer = await self._forward("CreateContainer", body.SerializeToString(), context)
+        created = container_id(api_pb2.CreateContainerResponse.FromString(answer).container_id)
+        with self.calls.must_finish(f"preparation of {created[:13]}"):
+            try:
+                await self.restorer.prepare(
+                    created, asked.archive, asked.options, phases=Phases(timeout_s=self.timeout_s)
+                )
+            except BaseException:
+                await asyncio.shield(self.cri.remove_container(created))
+                raise
+        return answer
+
+    async def StartContainer(self, raw: bytes, context: Context) -> bytes:
+        """Start a container, or restore it if a checkpoint waits for it."""
+        request = api_pb2.StartContainerRequest.FromString(raw)
+        if not self.restorer.waits(request.container_id):
+            return await self._forward("StartContainer", raw, context)
+        container = container_id(request.container_id)
+        with self.calls.must_finish(f"restore of {container[:13]}"):
+            await self.restorer.start(container, phases=Phases(timeout_s=self.timeout_s))
+        return b""
+
+    async def StopContainer(self, raw: bytes, context: Context) -> bytes:
+        """Stop a container; one that we hold frozen is ended here."""
+        request = api_pb2.StopContainerRequest.FromString(raw)
+        if record := self.held.of_container(request.container_id):
+            await self.held.end(record.sandbox)
+        return await self._forward("StopContainer", raw, context)
+
+    async def RemoveContainer(self, raw: bytes, context: Context) -> bytes:
+        """Remove a container and what we keep of it."""
+        request = api_pb2.RemoveContainerRequest.FromString(raw)
+        if record := self.held.of_container(request.container_id):
+            await self.held.end(record.sandbox)
+        answer = await self._forward("RemoveContainer", raw, context)
+        await self.restorer.removed(request.container_id)
+        return answer
+
+    async def ExecSync(self, raw: bytes, context: Context) -> bytes:
+        """Run a command, after a dump that is under way."""
+        request = api_pb2.ExecSyncRequest.FromString(raw)
+        await self.locks.wait_free(request.container_id)
+        return await self._forward("ExecSync", raw, context)
+
+    async def Exec(self, raw: bytes, context: Context) -> bytes:
+        """Prepare an exec session, after a dump that is under way."""
+        request = api_pb2.ExecRequest.FromString(raw)
+        await self.locks.wait_free(request.container_id)
+        return await self._forward("Exec", raw, context)
+
+    async def RunPodSandbox(self, raw: bytes, context: Context) -> bytes:
+        """Run a sandbox and make its namespace fit for CRIU."""
+        answer = await self._forward("RunPodSandbox", raw, context)
+        created = api_pb2.RunPodSandboxResponse.FromString(answer).pod_sandbox_id
+        await self.sandboxes.started(sandbox_id(created))
+        return answer
+
+    async def PodSandboxStatus(self, raw: bytes, context: Context) -> bytes:
+        """Return a sandbox's status with the address that its pod really has."""
+        answer = await self._forward("PodSandboxStatus", raw, context)
+        if not self.sandboxes.any_preserved:
+            return answer
+        status = api_pb2.PodSandboxStatusResponse.FromString(answer)
+        self.sandboxes.correct(status.status)
+        return status.SerializeToString()
+
+    async def StopPodSandbox(self, raw: bytes, context: Context) -> bytes:
+        """Stop a sandbox; CNI finds the address that it gave."""
+        request = api_pb2.StopPodSandboxRequest.FromString(raw)
+        await self.sandboxes.stopping(request.pod_sandbox_id)
+        return await self._forward("StopPodSandbox", raw, context)
+
+    async def RemovePodSandbox(self, raw: bytes, context: Context) -> bytes:
+        """Remove a sandbox, its containers, and what we keep of them."""
+        request = api_pb2.RemovePodSandboxRequest.FromString(raw)
+        await self.sandboxes.stopping(request.pod_sandbox_id)
+        answer = await self._forward("RemovePodSandbox", raw, context)
+        await self.restorer.sweep()
+        return answer
+
+    async def GetContainerEvents(self, raw: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+        """Stream events; those with a sandbox's status report the address it really has."""
+        async for event in self.forwarder.stream(_RUNTIME + "GetContainerEvents", raw, context):
+            if not self.sandboxes.any_preserved:
+                yield event
+                continue
+            message = api_pb2.ContainerEventResponse.FromString(event)
+            self.sandboxes.correct(message.pod_sandbox_status)
+            yield message.SerializeToString()
+
+    async def _forward(self, method: str, request: bytes, context: Context) -> bytes:
+        return await self.forwarder.forward(_RUNTIME + method, request, context)

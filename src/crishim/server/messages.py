@@ -1,0 +1,95 @@
+"""Build the messages of `crishim.v1` from what the flows return."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crishim._proto.crishim.v1 import crishim_pb2
+from crishim.checkpoint.reader import ArchiveReader
+from crishim.errors import CrishimError
+from crishim.kernel.interface import InterfaceState
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from crishim.checkpoint.dump import DumpResult
+    from crishim.checkpoint.manifest import Manifest
+    from crishim.checkpoint.phases import Phases
+    from crishim.checkpoint.store import Store
+    from crishim.ids import ContainerId
+
+
+def checkpoint_result(result: DumpResult, *, store: Store) -> crishim_pb2.CheckpointResult:
+    """Return the last message of a dump."""
+    criu = result.manifest.statistics.criu
+    statistics = crishim_pb2.Statistics(
+        freeze_us=result.manifest.statistics.freeze_us,
+        image_bytes=result.manifest.statistics.image_bytes,
+        layer_bytes=result.manifest.statistics.layer_bytes,
+        archive_bytes=result.archive_bytes,
+    )
+    for name in _CRIU:
+        setattr(statistics, f"criu_{name}", criu.get(name, 0))
+    _add_phases(statistics, result.phases)
+    return crishim_pb2.CheckpointResult(
+        path=str(result.archive),
+        name=store.name_of(result.archive),
+        info=_info(result.archive, result.manifest, result.archive_bytes, store),
+        statistics=statistics,
+    )
+
+
+_CRIU = (
+    "freezing_us", "frozen_us", "memdump_us", "memwrite_us", "pages_scanned", "pages_written",
+)  # fmt: skip
+
+
+def restore_result(
+    container: ContainerId, addresses: tuple[str, ...], phases: Phases
+) -> crishim_pb2.RestoreResult:
+    """Return the last message of a restore."""
+    result = crishim_pb2.RestoreResult(container_id=container, addresses=addresses)
+    _add_phases(result.statistics, phases)
+    return result
+
+
+def archive_info(archive: Path, store: Store) -> crishim_pb2.CheckpointInfo:
+    """Read what an archive says of itself; an unreadable one says why."""
+    size = archive.stat().st_size
+    try:
+        with ArchiveReader.open(archive) as reader:
+            return _info(archive, reader.manifest(), size, store)
+    except CrishimError as error:
+        return crishim_pb2.CheckpointInfo(
+            name=store.name_of(archive), path=str(archive), archive_bytes=size, error=str(error)
+        )
+
+
+def _info(
+    archive: Path, manifest: Manifest, size_bytes: int, store: Store
+) -> crishim_pb2.CheckpointInfo:
+    source = manifest.container
+    info = crishim_pb2.CheckpointInfo(
+        name=store.name_of(archive),
+        path=str(archive),
+        container_id=source.container_id,
+        container_name=source.name,
+        pod_name=source.pod_name,
+        pod_namespace=source.pod_namespace,
+        pod_uid=source.pod_uid,
+        image=source.image,
+        source_running=manifest.options.source_running,
+        archive_bytes=size_bytes,
+    )
+    info.created_at.FromNanoseconds(manifest.created_at_ns)
+    for interface in manifest.interfaces:
+        info.addresses.extend(InterfaceState.from_json(interface).global_addresses)
+    return info
+
+
+def _add_phases(statistics: crishim_pb2.Statistics, phases: Phases) -> None:
+    statistics.total_us = phases.elapsed_us
+    for phase in phases.done:
+        statistics.phases.add(
+            name=phase.name, start_us=phase.begun_us, duration_us=phase.duration_us
+        )

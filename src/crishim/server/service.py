@@ -1,0 +1,152 @@
+"""Serve `crishim.v1.CheckpointRestore`: proto messages in and out, the flows in between.
+
+A method reads its request, starts a flow and reports its phases; what a flow does stands in
+`crishim.checkpoint`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
+from crishim.checkpoint.dump import DumpRequest
+from crishim.checkpoint.phases import Phases
+from crishim.checkpoint.restore import RestoreOptions
+from crishim.errors import InvalidRequest
+from crishim.ids import checkpoint_name, container_id
+from crishim.server import messages
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from crishim.checkpoint.dump import Dumper, DumpResult
+    from crishim.checkpoint.restore import Restorer
+    from crishim.checkpoint.store import Store
+    from crishim.server.guard import Calls, Context
+
+_TCP = {0: "", 1: "established", 2: "close", 3: "refuse"}
+_ADDRESS = {0: "", 1: "keep", 2: "new"}
+_ON_FAILURE = {0: "fail", 1: "fail", 2: "cold"}
+
+
+class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
+    """The servicer; its methods run inside the guard.
+
+    Args: timeout_s: deadline of calls that name none.
+    """
+
+    def __init__(
+        self,
+        *,
+        dumper: Dumper,
+        restorer: Restorer,
+        store: Store,
+        calls: Calls,
+        timeout_s: float,
+    ) -> None:
+        self._calls = calls
+        self._dumper = dumper
+        self._restorer = restorer
+        self._store = store
+        self._timeout_s = timeout_s
+
+    async def CheckpointContainer(
+        self, request: crishim_pb2.CheckpointContainerRequest, context: Context
+    ) -> AsyncIterator[crishim_pb2.CheckpointContainerProgress]:
+        """Dump a container; stream the phases, then the result."""
+        if request.output_path and request.name:
+            raise InvalidRequest("give an output path or a name in the store, not both")
+        wanted = DumpRequest(
+            container=container_id(request.container_id),
+            output=_absolute(request.output_path) if request.output_path else None,
+            name=checkpoint_name(request.name) if request.name else None,
+            stop=request.stop,
+            tcp=_word(_TCP, request.tcp, "tcp") or "established",
+        )
+
+        async def flow(phases: Phases) -> DumpResult:
+            with self._calls.must_finish(f"checkpoint of {wanted.container[:13]}"):
+                return await self._dumper.dump(wanted, phases)
+
+        async for event in self._run(request.timeout_s, flow):
+            if isinstance(event, crishim_pb2.Phase):
+                yield crishim_pb2.CheckpointContainerProgress(phase=event)
+            else:
+                result = messages.checkpoint_result(event, store=self._store)
+                yield crishim_pb2.CheckpointContainerProgress(result=result)
+
+    async def RestoreContainer(
+        self, request: crishim_pb2.RestoreContainerRequest, context: Context
+    ) -> AsyncIterator[crishim_pb2.RestoreContainerProgress]:
+        """Restore into a created container; stream the phases, then the result."""
+        container = container_id(request.container_id)
+        archive = self._store.find(request.checkpoint)
+        options = RestoreOptions(
+            address=_word(_ADDRESS, request.address, "address"),
+            tcp=_word(_TCP, request.tcp, "tcp"),
+            on_failure=_word(_ON_FAILURE, request.on_failure, "on_failure"),
+        )
+
+        async def flow(phases: Phases) -> crishim_pb2.RestoreResult:
+            addresses: tuple[str, ...] = ()
+            with self._calls.must_finish(f"restore of {container[:13]}"):
+                await self._restorer.prepare(container, archive, options, phases=phases)
+                if request.start:
+                    addresses = await self._restorer.start(container, phases=phases)
+            return messages.restore_result(container, addresses, phases)
+
+        async for event in self._run(request.timeout_s, flow):
+            if isinstance(event, crishim_pb2.Phase):
+                yield crishim_pb2.RestoreContainerProgress(phase=event)
+            else:
+                yield crishim_pb2.RestoreContainerProgress(result=event)
+
+    async def ListCheckpoints(
+        self, request: crishim_pb2.ListCheckpointsRequest, context: Context
+    ) -> crishim_pb2.ListCheckpointsResponse:
+        """List the store."""
+        infos = [
+            await asyncio.to_thread(messages.archive_info, self._store.path(name), self._store)
+            for name in self._store.names()
+        ]
+        return crishim_pb2.ListCheckpointsResponse(checkpoints=infos)
+
+    async def _run(
+        self, timeout_s: int, flow: Callable[[Phases], Awaitable[Any]]
+    ) -> AsyncIterator[Any]:
+        """Yield each phase of a flow as it begins, then what the flow returned.
+
+        On close (the caller went away) the flow is cancelled and waited for: its undo must run.
+        """
+        if timeout_s < 0:
+            raise InvalidRequest("timeout_s must not be negative")
+        queue: asyncio.Queue[crishim_pb2.Phase | None] = asyncio.Queue()
+
+        def listener(name: str, elapsed_us: int) -> None:
+            queue.put_nowait(crishim_pb2.Phase(name=name, elapsed_us=elapsed_us))
+
+        phases = Phases(timeout_s=timeout_s or self._timeout_s, listener=listener)
+        task = asyncio.ensure_future(flow(phases))
+        task.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+            yield await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def _absolute(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute() or ".." in path.parts:
+        raise InvalidRequest(f"{text[:200]!r} is not a clean absolute path")
+    return path
+
+
+def _word(words: dict[int, str], value: int, name: str) -> str:
+    if value not in words:
+        raise InvalidRequest(f"{name} has no value {value}")
+    return words[value]

@@ -1,0 +1,152 @@
+"""A cluster as the tests see it: pods through kubectl, kubelets by their own API.
+
+The cluster is a lab of its own beside the one of the other tests: a kubelet ends every pod on its
+node that its API server does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from tests.e2e import nodes
+
+BUSYBOX = "docker.io/library/busybox:latest"
+NAME = f"{os.environ.get('CRISHIM_LAB_NAME') or 'lab'}-kube"
+READY_WITHIN_S = 60
+
+
+@dataclass
+class Pod:
+    """A pod that the test gave to the API server, with one container `main`."""
+
+    cluster: Cluster
+    name: str
+
+    def get(self) -> dict:
+        """Return the pod as the API server has it."""
+        return json.loads(self.cluster.kubectl("get", "pod", self.name, "-o", "json"))
+
+    def container(self) -> dict:
+        """Return the status of its container; empty before the kubelet has told of one."""
+        return next(iter(self.get()["status"].get("containerStatuses", [])), {})
+
+    @property
+    def address(self) -> str:
+        """The pod's first address."""
+        return self.get()["status"]["podIP"]
+
+    @property
+    def node(self) -> ClusterNode:
+        """The node it runs on."""
+        return self.cluster.nodes[self.get()["spec"]["nodeName"]]
+
+    def wait(self, condition: str, *, within_s: float = READY_WITHIN_S) -> Pod:
+        """Wait as `kubectl wait --for` does, for example for condition=Ready."""
+        self.cluster.kubectl(
+            "wait", f"pod/{self.name}", f"--for={condition}", f"--timeout={within_s}s"
+        )
+        return self
+
+    def wait_restarts(self, count: int, *, within_s: float = READY_WITHIN_S) -> dict:
+        """Wait until the kubelet has started the container again so often; return its status."""
+        end = time.monotonic() + within_s
+        while (status := self.container()).get("restartCount", 0) < count or not status["ready"]:
+            assert time.monotonic() < end, f"{self.name}: {status}"
+            time.sleep(0.3)
+        return status
+
+    def logs(self, *options: str) -> list[str]:
+        """Return the lines of the container's log."""
+        return self.cluster.kubectl("logs", self.name, *options).splitlines()
+
+    def exec(self, *words: str) -> str:
+        """Run a command in the container through API server, kubelet and CRI."""
+        return self.cluster.kubectl("exec", self.name, "--", *words)
+
+    def checkpoint(self, container: str = "main") -> str:
+        """Call the kubelet's checkpoint endpoint; return the archive's path on the node."""
+        path = f"/checkpoint/default/{self.name}/{container}"
+        answer = self.cluster.lab("kubelet-api", self.node.name, "POST", path)
+        (archive,) = json.loads(answer)["items"]
+        return archive
+
+    def delete(self) -> None:
+        """Delete the pod and wait until the kubelet has ended it."""
+        self.cluster.kubectl("delete", "pod", self.name, "--ignore-not-found", "--timeout=60s")
+
+
+@dataclass
+class ClusterNode(nodes.Node):
+    """One node of the cluster's lab."""
+
+    cluster: Cluster = field(kw_only=True, repr=False)
+
+    def exec(self, *words: str, timeout_s: float = 120) -> str:
+        """Run a command on the node and return its output."""
+        return self.cluster.lab("exec", self.name, "--", *words, timeout_s=timeout_s)
+
+
+class Cluster:
+    """The lab with Kubernetes, and the pods that the running test made in it."""
+
+    def __init__(self, count: int) -> None:
+        self.nodes = {
+            f"node{number}": ClusterNode(f"node{number}", cluster=self)
+            for number in range(1, count + 1)
+        }
+        self._pods: list[Pod] = []
+
+    def lab(self, *words: str, stdin: str = "", timeout_s: float = 120) -> str:
+        """Run one command of scripts/lab for the cluster's lab; raise CommandFailed."""
+        argv = [str(nodes.LAB), *words]
+        env = {**os.environ, "CRISHIM_LAB_NAME": NAME}
+        done = subprocess.run(
+            argv,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env=env,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise nodes.CommandFailed(argv, done)
+        return done.stdout
+
+    def kubectl(self, *words: str, stdin: str = "") -> str:
+        """Run kubectl as the cluster's administrator."""
+        return self.lab("kubectl", "--", *words, stdin=stdin)
+
+    def pod(
+        self,
+        *command: str,
+        image: str = BUSYBOX,
+        annotations: dict | None = None,
+        spec: dict | None = None,
+        **container: object,
+    ) -> Pod:
+        """Give a pod with one container to the API server; it need not run yet."""
+        pod = Pod(cluster=self, name=f"pod-{uuid.uuid4().hex[:6]}")
+        main = {"name": "main", "image": image, "imagePullPolicy": "Never", **container}
+        if command:
+            main["command"] = list(command)
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": pod.name, "annotations": annotations or {}},
+            "spec": {"terminationGracePeriodSeconds": 1, "containers": [main], **(spec or {})},
+        }
+        self._pods.append(pod)
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+        return pod
+
+    def clean(self) -> None:
+        """Delete all pods of the test."""
+        for pod in self._pods:
+            pod.delete()
+        self._pods.clear()

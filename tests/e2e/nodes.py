@@ -1,0 +1,195 @@
+"""The lab as the tests see it: nodes, pods, containers, the client outside.
+
+Everything goes through `scripts/lab` and crictl, as an operator would do it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LAB = ROOT / "scripts" / "lab"
+CLIENT = ROOT / "tests" / "workload" / "client.py"
+IMAGE = "crishim.test/workload:1"
+
+
+class CommandFailed(AssertionError):
+    """A command of the lab ended with an error; carries its output."""
+
+    def __init__(self, argv: list[str], done: subprocess.CompletedProcess[str]) -> None:
+        super().__init__(f"{' '.join(argv)}: {done.returncode}\n{done.stdout}{done.stderr}")
+        self.status = done.returncode
+        self.stderr = done.stderr
+
+
+def lab(*words: str, timeout_s: float = 300) -> str:
+    """Run one command of scripts/lab and return its output; raise CommandFailed."""
+    argv = [str(LAB), *words]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False)
+    if done.returncode != 0:
+        raise CommandFailed(argv, done)
+    return done.stdout
+
+
+@dataclass
+class Pod:
+    """A pod sandbox that the test made, with the files crictl needs for containers in it."""
+
+    node: Node
+    id: str
+    config: str
+    name: str
+
+    @property
+    def address(self) -> str:
+        """The first address that CRI reports."""
+        return self.status()["status"]["network"]["ip"]
+
+    def status(self) -> dict:
+        """What `crictl inspectp` says."""
+        return json.loads(self.node.crictl("inspectp", self.id))
+
+    def create(self, image: str, *args: str, **config: object) -> str:
+        """Create a container from an image name or an archive's path; returns its id."""
+        settings = {
+            "metadata": {"name": f"c-{uuid.uuid4().hex[:6]}"},
+            "image": {"image": image},
+            "log_path": f"{uuid.uuid4().hex[:8]}.log",
+            "linux": {},
+            **config,
+        }
+        if args:
+            settings["args"] = list(args)
+        file = self.node.write_json(settings)
+        return self.node.crictl("create", "--no-pull", self.id, file, self.config).strip()
+
+    def run(self, *args: str, image: str = IMAGE, **config: object) -> str:
+        """Create and start a container of the test workload; returns its id."""
+        container = self.create(image, "/workload", *args, **config)
+        self.node.crictl("start", container)
+        return container
+
+    def remove(self) -> None:
+        """Stop and remove the pod with all in it."""
+        self.node.crictl("stopp", self.id)
+        self.node.crictl("rmp", self.id)
+
+
+@dataclass
+class Node:
+    """One node of the lab."""
+
+    name: str
+    pods: list[Pod] = field(default_factory=list)
+
+    def exec(self, *words: str, timeout_s: float = 120) -> str:
+        """Run a command on the node and return its output."""
+        return lab("exec", self.name, "--", *words, timeout_s=timeout_s)
+
+    def sh(self, script: str, timeout_s: float = 120) -> str:
+        """Run a shell script on the node."""
+        return self.exec("sh", "-ec", script, timeout_s=timeout_s)
+
+    def crictl(self, *words: str) -> str:
+        """Run crictl against crishim."""
+        return self.exec("crictl", *words)
+
+    def write_json(self, value: object) -> str:
+        """Put a JSON file on the node and return its path."""
+        path = f"/tmp/{uuid.uuid4().hex[:8]}.json"
+        argv = [str(LAB), "exec", self.name, "--", "sh", "-c", f"cat > {path}"]
+        subprocess.run(argv, input=json.dumps(value), text=True, check=True, timeout=30)
+        return path
+
+    def pod(self, *, annotations: dict | None = None, **config: object) -> Pod:
+        """Make a pod sandbox."""
+        name = f"pod-{uuid.uuid4().hex[:6]}"
+        settings = {
+            "metadata": {"name": name, "namespace": "default", "uid": str(uuid.uuid4())},
+            "log_directory": f"/var/log/pods/{name}",
+            "annotations": annotations or {},
+            "linux": {},
+            **config,
+        }
+        file = self.write_json(settings)
+        pod = Pod(node=self, id=self.crictl("runp", file).strip(), config=file, name=name)
+        self.pods.append(pod)
+        return pod
+
+    def clean(self) -> None:
+        """Remove all pods that tests left."""
+        left = set(self.crictl("pods", "-q").split())
+        for pod in self.pods:
+            if pod.id in left:
+                with contextlib.suppress(CommandFailed):
+                    pod.remove()
+        self.pods.clear()
+
+
+class Client:
+    """The client outside the node, on connections without reconnect code."""
+
+    def __init__(self, address: str, *options: str, port: int = 9000) -> None:
+        argv = [str(LAB), "net", "--", "python3", str(CLIENT), address, str(port)]
+        argv += ["--interface", "lab-u", *options]
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self._guard = threading.Timer(240, self._process.kill)
+        self._guard.start()
+        assert "connected" in self._answer()
+
+    def _answer(self) -> dict:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the client ended early"
+        return json.loads(line)
+
+    def _ask(self, word: str) -> dict:
+        assert self._process.stdin is not None
+        self._process.stdin.write(word + "\n")
+        return self._answer()
+
+    def mark(self) -> None:
+        """Forget the longest gap so far."""
+        self._ask("mark")
+
+    def report(self) -> dict:
+        """What the client has seen so far."""
+        return self._ask("report")
+
+    def wait_answers(self, more: int, *, within_s: float = 20) -> None:
+        """Wait until the client has got that many more answers; fail if it does not."""
+        wanted = self.report()["answered"] + more
+        end = time.monotonic() + within_s
+        while (seen := self.report())["answered"] < wanted:
+            assert time.monotonic() < end, f"no answers any more: {seen}"
+            assert not seen["errors"], seen
+            time.sleep(0.02)
+
+    def close(self) -> dict:
+        """End the client and return its last report."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        last = self._answer()
+        self._process.wait(timeout=10)
+        self._guard.cancel()
+        return last
+
+
+def ask(address: str, line: str, *, port: int = 9000) -> str:
+    """Send one line to a workload from outside and return its answer."""
+    code = (
+        "import socket,sys;"
+        "s=socket.create_connection((sys.argv[1],int(sys.argv[2])),10);"
+        "s.sendall(sys.argv[3].encode()+b'\\n');"
+        "print(s.makefile().readline().strip())"
+    )
+    return lab("net", "--", "python3", "-c", code, address, str(port), line).strip()

@@ -1,0 +1,3 @@
+module crishim.test/workload
+
+go 1.24

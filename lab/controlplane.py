@@ -144,7 +144,7 @@ def _api_server_flags(directory: Path, *, dual_stack: bool) -> Sequence[str]:
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
         "--service-account-issuer=https://kubernetes.default.svc",
-        f"--service-account-key-file={pki}/service-account.key",
+        f"--service-account-key-file={pki}/service-account.crt",
         f"--service-account-signing-key-file={pki}/service-account.key",
         f"--kubelet-client-certificate={pki}/kubelet-client.crt",
         f"--kubelet-client-key={pki}/kubelet-client.key",

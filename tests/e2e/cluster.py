@@ -17,7 +17,9 @@ from tests.e2e import nodes
 
 BUSYBOX = "docker.io/library/busybox:latest"
 NAME = f"{os.environ.get('CRISHIM_LAB_NAME') or 'lab'}-kube"
+ENVIRONMENT = {**os.environ, "CRISHIM_LAB_NAME": NAME}
 READY_WITHIN_S = 60
+CLEAN_WITHIN_S = 30  # the kubelet removes what a pod leaves in rounds of its own
 
 
 @dataclass
@@ -104,14 +106,13 @@ class Cluster:
     def lab(self, *words: str, stdin: str = "", timeout_s: float = 120) -> str:
         """Run one command of scripts/lab for the cluster's lab; raise CommandFailed."""
         argv = [str(nodes.LAB), *words]
-        env = {**os.environ, "CRISHIM_LAB_NAME": NAME}
         done = subprocess.run(
             argv,
             input=stdin,
             capture_output=True,
             text=True,
             timeout=timeout_s,
-            env=env,
+            env=ENVIRONMENT,
             check=False,
         )
         if done.returncode != 0:

@@ -1,6 +1,7 @@
 """Fixtures of the tests on real nodes; see `nodes.py`, and `leaks.py` for the guard.
 
-One lab serves all tests of a run. Each test ends with nothing left that it did not find; on failure
+One lab serves all tests of a run, and one more, with Kubernetes, those that need a kubelet. Each
+test ends with nothing left that it did not find; on failure
 the logs of the node are put into one folder per test under test-logs/.
 """
 
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e import cluster as kubernetes
 from tests.e2e import leaks, nodes
 
 LOGS = nodes.ROOT / "test-logs"
+ARCHIVE_DUMPS = ("tar", "-C", "/var/lib/crishim", "-cf", "-", "logs")
 
 
 def lab_options() -> list[str]:
@@ -36,6 +39,32 @@ def lab_up(tmp_path_factory):
         nodes.lab("down")
 
 
+@pytest.fixture(scope="session")
+def cluster_up():
+    """A running lab with Kubernetes on two nodes."""
+    cluster = kubernetes.Cluster(2)
+    up = ("up", *lab_options(), "--kubernetes", "--nodes", str(len(cluster.nodes)))
+    cluster.lab(*up, timeout_s=2400)
+    yield cluster
+    if not os.environ.get("CRISHIM_TEST_KEEP_LAB"):
+        cluster.lab("down")
+
+
+@pytest.fixture
+def cluster(cluster_up, request):
+    """The cluster, without a test's pods before and after the test."""
+    before = {name: leaks.snapshot(node) for name, node in cluster_up.nodes.items()}
+    yield cluster_up
+    failed = getattr(request.node, "failed", False)
+    if failed:
+        for name in (*cluster_up.nodes, "control"):
+            keep_logs(request.node.name, name, kubernetes.ENVIRONMENT)
+    cluster_up.clean()
+    for name, node in cluster_up.nodes.items():
+        leaked = leaks.wait_clean(node, before[name], within_s=kubernetes.CLEAN_WITHIN_S)
+        assert failed or not leaked, f"left behind on {name}: {leaked}"
+
+
 @pytest.fixture
 def node(lab_up, request):
     """The first node, clean before and after the test."""
@@ -44,7 +73,7 @@ def node(lab_up, request):
     yield node
     failed = getattr(request.node, "failed", False)
     if failed:
-        keep_logs(request.node.name)
+        keep_logs(request.node.name, "node1", dict(os.environ))
     node.clean()
     leaked = leaks.wait_clean(node, before)
     assert failed or not leaked, f"left behind: {leaked}"
@@ -58,15 +87,19 @@ def pytest_runtest_makereport(item, call):
         item.failed = True
 
 
-def keep_logs(name: str) -> None:
-    """Copy what the node logged, and dumps that failed, into the test's folder."""
+def keep_logs(name: str, node: str, env: dict[str, str]) -> None:
+    """Copy what a node of the lab logged, and dumps that failed, into the test's folder."""
     folder = LOGS / re.sub(r"[^\w.-]+", "_", name)
     folder.mkdir(parents=True, exist_ok=True)
     for title, argv in {
-        "node.log": ["logs", "node1"],
-        "dumps.tar": ["exec", "node1", "--", "tar", "-C", "/var/lib/crishim", "-cf", "-", "logs"],
+        f"{node}.log": ["logs", node],
+        f"{node}-dumps.tar": ["exec", node, "--", *ARCHIVE_DUMPS],
     }.items():
         with Path(folder / title).open("wb") as file:
             subprocess.run(
-                [str(nodes.LAB), *argv], stdout=file, stderr=subprocess.STDOUT, check=False
+                [str(nodes.LAB), *argv],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=env,
+                check=False,
             )

@@ -71,9 +71,9 @@ def test_ended_container_is_started_again_with_its_exit_code_known(cluster):
 
 
 def test_checkpoint_endpoint_writes_an_archive_and_the_pod_goes_on(cluster):
-    pod = cluster.pod(
-        *COUNT, livenessProbe={"exec": {"command": ["true"]}, **EVERY_SECOND}
-    ).wait("condition=Ready")
+    pod = cluster.pod(*COUNT, livenessProbe={"exec": {"command": ["true"]}, **EVERY_SECOND}).wait(
+        "condition=Ready"
+    )
     archive = pod.checkpoint()
     assert archive.startswith(f"/var/lib/kubelet/checkpoints/checkpoint-{pod.name}_default-main-")
     entries = {name.rstrip("/") for name in pod.node.exec("tar", "-tf", archive).splitlines()}

@@ -66,7 +66,6 @@ async def serve(config: Config) -> int:
     if config.server.socket == config.containerd.socket:
         raise InvalidRequest(f"[server] and [containerd] name one socket, {config.server.socket}")
     notifier = Notifier.from_environment()
-    signals = _Signals()
     make_directory(config.paths.run)
     make_directory(config.server.socket.parent)
     async with contextlib.AsyncExitStack() as stack:
@@ -77,7 +76,7 @@ async def serve(config: Config) -> int:
         stack.enter_context(locked(socket.with_name(f"{socket.name}.lock")))
         channel = open_channel(config.containerd.socket)
         stack.push_async_callback(channel.close)
-        await _serve(config, channel, notifier=notifier, signals=signals)
+        await _serve(config, channel, notifier=notifier, signals=_Signals())
     _log.info("stopped")
     return 0
 

@@ -16,7 +16,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint.layer_write import LayerWriter
+from crishim.checkpoint.blocks import block_digests, changed_extents
+from crishim.checkpoint.layer_write import LayerWriter, is_sparse
 from crishim.errors import DeadlineExceeded, Unsupported
 from crishim.kernel.atomic import storage_errors
 
@@ -32,6 +33,9 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _CLOCK_TICK_NS = 20_000_000
 """File times come from a clock that may tick only every 10 ms: what was written within two ticks of
 being read may have been written again without a new time."""
+
+_PATCH_BYTES_MIN = 8 << 20
+"""Files from this size on are hashed in the first pass, so that the second writes changes only."""
 
 _Mark = tuple[int, int]
 """Inode number and change time: a change of content or attributes always moves the latter."""
@@ -58,6 +62,9 @@ class LayerCapture:
         self._cancelled = threading.Event()
         self._entries = 0
         self._links: dict[int, bytes] = {}
+        self._digests: dict[bytes, list[bytes]] = {}
+        self._first = True
+        self._fd = -1
         self._writer: LayerWriter
 
     def first_pass(self, fd: int, offset: int) -> int:
@@ -83,6 +90,7 @@ class LayerCapture:
             with contextlib.suppress(OSError):
                 file = self._overlay.upper / path.lstrip("/")
                 self._redo.add(os.lstat(file).st_ino)
+        self._first = False
         end, entries = self._pass(fd, offset)
         return end if entries else None
 
@@ -91,6 +99,7 @@ class LayerCapture:
         self._cancelled.set()
 
     def _pass(self, fd: int, offset: int) -> tuple[int, int]:
+        self._fd = fd
         self._writer = LayerWriter(fd, offset)
         self._entries = 0
         self._links.clear()
@@ -153,10 +162,10 @@ class LayerCapture:
             return None
         try:
             status = os.fstat(fd)
-            if not stat.S_ISDIR(status.st_mode):
-                self._write(fd, path, status)
-                return _mark(status)
             fresh = old is None or old[0] != status.st_ino
+            if not stat.S_ISDIR(status.st_mode):
+                self._write(fd, path, status, patch=not fresh)
+                return _mark(status)
             if fresh and old is not None:
                 self._entries += 1
                 self._writer.removed(os.fsencode(path))
@@ -175,13 +184,19 @@ class LayerCapture:
         self._entries += 1
         self._writer.directory(os.fsencode(path), status, _kept(xattrs), opaque=opaque)
 
-    def _write(self, fd: int, path: str, status: os.stat_result) -> None:
-        """Write what is no directory."""
+    def _write(self, fd: int, path: str, status: os.stat_result, *, patch: bool) -> None:
+        """Write what is no directory.
+
+        Args: patch: this path had the same inode in the first pass. Only then do all its links at
+            the target stand for links of it here, or are written again.
+        """
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFSOCK:
             return
         name = os.fsencode(path)
         self._entries += 1
+        if self._first:
+            self._digests.pop(name, None)
         if kind == stat.S_IFCHR and status.st_rdev == 0:
             self._writer.whiteout(name)
             return
@@ -190,12 +205,14 @@ class LayerCapture:
             first = self._links.setdefault(status.st_ino, name)
             if first != name:
                 self._writer.hard_link(name, first, status)
+                if self._first and first in self._digests:
+                    self._digests[name] = self._digests[first]
                 return
         xattrs = self._xattrs(fd, path)
         if self._overlay.xattr_prefix + "whiteout" in xattrs:
             self._writer.whiteout(name)
         elif kind == stat.S_IFREG:
-            self._write_file(fd, name, status, _kept(xattrs))
+            self._write_file(fd, name, status, _kept(xattrs), patch=patch)
         elif kind == stat.S_IFLNK:
             target = os.fsencode(os.readlink("", dir_fd=fd))
             self._writer.symlink(name, status, _kept(xattrs), target)
@@ -203,13 +220,29 @@ class LayerCapture:
             self._writer.special(name, status, _kept(xattrs))
 
     def _write_file(
-        self, path_fd: int, name: bytes, status: os.stat_result, xattrs: dict[bytes, bytes]
+        self,
+        path_fd: int,
+        name: bytes,
+        status: os.stat_result,
+        xattrs: dict[bytes, bytes],
+        *,
+        patch: bool,
     ) -> None:
+        """Write a regular file; with `patch` only what changed, if its old content is known."""
         fd = os.open(f"/proc/self/fd/{path_fd}", _READ)
         try:
-            whole = self._writer.file(name, status, xattrs, fd)
-            if not whole or _mark(os.fstat(fd)) != _mark(status):
+            digests = self._digests.get(name)
+            # A patch has no way to say where a hole has come to be.
+            if patch and digests is not None and not is_sparse(status):
+                extents = changed_extents(fd, status.st_size, digests)
+                self._writer.patch(name, status, xattrs, fd, extents)
+                return
+            content = self._writer.file(name, status, xattrs, fd)
+            if not content.whole or _mark(os.fstat(fd)) != _mark(status):
                 self._redo.add(status.st_ino)
+            if self._first and status.st_size >= _PATCH_BYTES_MIN and content.offset is not None:
+                self._writer.flush()
+                self._digests[name] = block_digests(self._fd, content.offset, status.st_size)
         finally:
             os.close(fd)
 

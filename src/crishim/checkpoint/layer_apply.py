@@ -17,6 +17,7 @@ from crishim.checkpoint import tarformat
 from crishim.checkpoint.layer import FIRST_MEMBER, SECOND_MEMBER, keeps_xattr
 from crishim.checkpoint.layer_read import (
     OPAQUE,
+    PATCHED,
     REMOVED_ENTRY,
     WHITEOUT,
     LayerEntry,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from crishim.checkpoint.reader import ArchiveReader
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD_FILE = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DEVICES = {tarformat.CHARACTER: stat.S_IFCHR, tarformat.BLOCK: stat.S_IFBLK}
 
 
@@ -142,6 +144,9 @@ class _Applier:
         if entry.kind == tarformat.HARD_LINK:
             self._hard_link(entry, name)
             return
+        if entry.kind == PATCHED:
+            self._patch(entry, parent_fd, name)
+            return
         self._remove(parent_fd, entry.path)
         if entry.kind == REMOVED_ENTRY:
             return
@@ -172,7 +177,16 @@ class _Applier:
         self._directory_times[entry.path] = entry.mtime_ns
 
     def _file(self, entry: LayerEntry, parent_fd: int, name: str) -> None:
-        fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent_fd)
+        self._fill(entry, os.open(name, _NEW_FILE, 0o600, dir_fd=parent_fd))
+
+    def _patch(self, entry: LayerEntry, parent_fd: int, name: str) -> None:
+        """Change a file that the first member made."""
+        if not stat.S_ISREG(_mode(parent_fd, name)):
+            raise Corrupt(f"the writable layer changes a file that is none: {name!r}")
+        self._fill(entry, os.open(name, _OLD_FILE, dir_fd=parent_fd))
+
+    def _fill(self, entry: LayerEntry, fd: int) -> None:
+        """Write content and metadata of a regular file, and close it."""
         try:
             os.ftruncate(fd, entry.size)
             for offset, data, size in entry.extents:
@@ -245,14 +259,24 @@ class _Applier:
 
 
 def _is_directory(parent_fd: int, name: str) -> bool:
+    return stat.S_ISDIR(_mode(parent_fd, name))
+
+
+def _mode(parent_fd: int, name: str) -> int:
+    """Return the mode of an entry, 0 if there is none."""
     with contextlib.suppress(FileNotFoundError):
-        status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-        return stat.S_ISDIR(status.st_mode)
-    return False
+        return os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode
+    return 0
 
 
 def _set_xattrs(fd: int, entry: LayerEntry) -> None:
-    """Set attributes; after owner and mode, which would drop or change some of them."""
+    """Give a file or directory the entry's attributes and no others.
+
+    Comes after owner and mode, which would drop or change some of them.
+    """
+    for key in os.listxattr(fd):
+        if keeps_xattr(key) and key not in entry.xattrs:
+            os.removexattr(fd, key)
     for key, value in entry.xattrs.items():
         if keeps_xattr(key):
             os.setxattr(fd, key, value)

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint import tarformat
-from crishim.checkpoint.layer_write import LITERAL, OPAQUE_NAME, REMOVED, WHITEOUT_PREFIX, XATTR
+from crishim.checkpoint.layer_write import (
+    LITERAL,
+    OPAQUE_NAME,
+    PATCH,
+    REMOVED,
+    WHITEOUT_PREFIX,
+    XATTR,
+)
 from crishim.errors import Corrupt
 
 if TYPE_CHECKING:
@@ -42,7 +49,7 @@ class LayerEntry:
 
     Attributes:
         path: components below the layer's root; empty for the root itself.
-        kind: a tar type, or one of WHITEOUT, OPAQUE, REMOVED_ENTRY.
+        kind: a tar type, or one of WHITEOUT, OPAQUE, REMOVED_ENTRY, PATCHED.
         link: target as written (symbolic link); see `target` for hard links.
         target: components of a hard link's target.
         extents: (offset in the file, offset in the archive, length) of the content.
@@ -66,6 +73,7 @@ class LayerEntry:
 WHITEOUT = b"whiteout"
 OPAQUE = b"opaque"
 REMOVED_ENTRY = b"removed"
+PATCHED = b"patched"
 
 
 def read_layer(fd: int, offset: int, size: int) -> Iterator[LayerEntry]:
@@ -138,6 +146,8 @@ def _meaning(
     kind: bytes, path: tuple[bytes, ...], records: Mapping[bytes, bytes]
 ) -> tuple[bytes, tuple[bytes, ...]]:
     """Tell whiteouts from files of such names."""
+    if kind == tarformat.REGULAR and PATCH in records:
+        return PATCHED, path
     if kind != tarformat.REGULAR or LITERAL in records:
         return kind, path
     name = path[-1]

@@ -1,9 +1,10 @@
 """A writable layer as tar entries: the writing side of the layer's format.
 
 The format is PAX with what OCI and GNU made common: whiteouts as `.wh.NAME`, opaque directories as
-`.wh..wh..opq`, attributes as SCHILY.xattr.*, sparse files in GNU's format 1.0. Two records are our
-own: CRISHIM.literal marks a real file whose name looks like a whiteout, and CRISHIM.removed a
-whiteout that means "was in the first pass, is gone from the upper directory now".
+`.wh..wh..opq`, attributes as SCHILY.xattr.*, sparse files in GNU's format 1.0. Three records are
+our own: CRISHIM.literal marks a real file whose name looks like a whiteout, CRISHIM.removed a
+whiteout that means "was in the first pass, is gone from the upper directory now", CRISHIM.patch a
+sparse file whose holes are what the first pass copied.
 This module knows no directories and no passes; `layer_read` is its counterpart.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint import tarformat
@@ -25,6 +27,7 @@ WHITEOUT_PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
 LITERAL = b"CRISHIM.literal"
 REMOVED = b"CRISHIM.removed"
+PATCH = b"CRISHIM.patch"
 XATTR = b"SCHILY.xattr."
 
 _BUFFER_BYTES = 1 << 20
@@ -32,6 +35,19 @@ _SMALL_BYTES = 64 << 10
 _NAME_BYTES_MAX = 100
 _ID_MAX = 8**7
 _MTIME_MAX_NS = 8**11 * 10**9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """How a file's content was written.
+
+    Attributes:
+        whole: False if the file got shorter meanwhile; zeros stand for what was missing.
+        offset: where it lies in one piece in the file that takes the layer; None if in parts.
+    """
+
+    whole: bool
+    offset: int | None
 
 
 class LayerWriter:
@@ -45,7 +61,7 @@ class LayerWriter:
     def finish(self) -> int:
         """Write the end mark; return the offset behind it."""
         self._buffer += tarformat.END
-        self._flush()
+        self.flush()
         return self._offset
 
     def directory(
@@ -87,31 +103,56 @@ class LayerWriter:
 
     def file(
         self, path: bytes, status: os.stat_result, xattrs: Mapping[bytes, bytes], fd: int
-    ) -> bool:
-        """Write a regular file of exactly the size that `status` says, holes kept.
-
-        Returns: False if the file got shorter meanwhile; zeros stand for what was missing.
-        """
+    ) -> Content:
+        """Write a regular file of exactly the size that `status` says, holes kept."""
         size = status.st_size
         extents = [(0, size)]
-        if status.st_blocks * 512 < size:
+        if is_sparse(status):
             extents = _extents(fd, size)
-        if extents == [(0, size)] or size == 0:
-            self._entry(path, tarformat.REGULAR, status, xattrs=xattrs, size=size)
-            return self._content(fd, [(0, size)])
-        sparse_map = _sparse_map(extents, size)
-        data_bytes = len(sparse_map) + sum(length for _, length in extents)
+        if extents != [(0, size)] and size:
+            whole = self._sparse(path, status, xattrs, fd, extents)
+            return Content(whole=whole, offset=None)
+        self._entry(path, tarformat.REGULAR, status, xattrs=xattrs, size=size)
+        offset = self._offset + len(self._buffer)
+        return Content(whole=self._content(fd, [(0, size)]), offset=offset)
+
+    def patch(
+        self,
+        path: bytes,
+        status: os.stat_result,
+        xattrs: Mapping[bytes, bytes],
+        fd: int,
+        extents: list[tuple[int, int]],
+    ) -> None:
+        """Write what changed in a regular file that an earlier layer holds at this path."""
+        self._sparse(path, status, xattrs, fd, extents, {PATCH: b"1"})
+
+    def _sparse(
+        self,
+        path: bytes,
+        status: os.stat_result,
+        xattrs: Mapping[bytes, bytes],
+        fd: int,
+        extents: list[tuple[int, int]],
+        records: Mapping[bytes, bytes] | None = None,
+    ) -> bool:
+        sparse_map = _sparse_map(extents, status.st_size)
         records = {
             b"GNU.sparse.major": b"1",
             b"GNU.sparse.minor": b"0",
             b"GNU.sparse.name": path,
-            b"GNU.sparse.realsize": b"%d" % size,
-        }
-        self._entry(
-            path, tarformat.REGULAR, status, xattrs=xattrs, size=data_bytes, records=records
-        )
+            b"GNU.sparse.realsize": b"%d" % status.st_size,
+        } | dict(records or {})
+        size = len(sparse_map) + sum(length for _, length in extents)
+        self._entry(path, tarformat.REGULAR, status, xattrs=xattrs, size=size, records=records)
         self._buffer += sparse_map
         return self._content(fd, extents)
+
+    def flush(self) -> None:
+        """Hand everything written so far to the file."""
+        pwrite_all(self._fd, self._buffer, self._offset)
+        self._offset += len(self._buffer)
+        self._buffer.clear()
 
     def _mark(self, name: bytes, records: Mapping[bytes, bytes]) -> None:
         if pax := _long_names(name, b"") | dict(records):
@@ -165,7 +206,7 @@ class LayerWriter:
                 missing = size - len(data)
                 self._buffer += bytes(missing)
             else:
-                self._flush()
+                self.flush()
                 missing = size - copy_range(fd, offset, self._fd, self._offset, size)
                 self._offset += size - missing
                 self._zeros(missing)
@@ -179,17 +220,17 @@ class LayerWriter:
         while size > 0:
             count = min(size, _BUFFER_BYTES)
             self._buffer += bytes(count)
-            self._flush()
+            self.flush()
             size -= count
 
     def _flush_if_full(self) -> None:
         if len(self._buffer) >= _BUFFER_BYTES:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
-        pwrite_all(self._fd, self._buffer, self._offset)
-        self._offset += len(self._buffer)
-        self._buffer.clear()
+
+def is_sparse(status: os.stat_result) -> bool:
+    """Tell whether a file may have holes."""
+    return status.st_blocks * 512 < status.st_size
 
 
 def _whiteout_name(path: bytes) -> bytes:

@@ -234,3 +234,18 @@ def test_what_the_runtime_made_meanwhile_is_merged(tmp_path):
 def test_other_snapshots_are_refused(snapshot):
     with pytest.raises(Unsupported):
         overlay_of_snapshot(snapshot)
+
+
+@pytest.mark.parametrize("kind", [None, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+def test_a_change_of_a_file_that_is_none(tmp_path, outside, kind):
+    there = [] if kind is None else [member("x", kind, linkname="../outside/file")]
+    patch = {
+        "CRISHIM.patch": "1",
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": "x",
+        "GNU.sparse.realsize": "0",
+    }
+    changes = layer(member("x", pax_headers=patch), data=b"0\n".ljust(512, b"\0"))
+    with pytest.raises(Corrupt):
+        apply(tmp_path, layer(*there), changes)

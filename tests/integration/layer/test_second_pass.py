@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from crishim.checkpoint.layer import LayerCapture
+from crishim.checkpoint.layer import SECOND_MEMBER, LayerCapture
 from crishim.checkpoint.layer_read import read_layer
+from crishim.checkpoint.reader import ArchiveReader
 from crishim.errors import DeadlineExceeded
 from tests.integration.layer.test_roundtrip import nasty, nothing, travel
 
@@ -142,7 +143,7 @@ def test_a_busy_writer_during_the_first_pass_does_no_harm(source, target, tmp_pa
     def begin(root: Path) -> None:
         nonlocal writer
         populate(root)
-        (root / "big").write_bytes(os.urandom(4 << 20))
+        (root / "big").write_bytes(os.urandom(9 << 20))
         writer = threading.Thread(target=mutate, args=(root, random.Random(seed), stop))
         writer.start()
 
@@ -163,9 +164,9 @@ def mutate(root: Path, choice: random.Random, stop: threading.Event) -> None:
         action = choice.randrange(8)
         if action == 0:
             with open(root / "big", "r+b") as file:
-                os.pwrite(file.fileno(), os.urandom(5000), choice.randrange(4 << 20))
+                os.pwrite(file.fileno(), os.urandom(5000), choice.randrange(9 << 20))
         elif action == 1:
-            os.truncate(root / "big", choice.randrange(4 << 20))
+            os.truncate(root / "big", choice.randrange(9 << 20))
         elif action == 2:
             shutil.rmtree(name) if name.is_dir() else name.write_bytes(
                 os.urandom(choice.randrange(9000))
@@ -181,6 +182,31 @@ def mutate(root: Path, choice: random.Random, stop: threading.Event) -> None:
             (name / "inside").write_text(str(number))
         elif action == 7 and name.is_dir():
             os.rename(name, root / f"moved-{number}")
+
+
+@pytest.mark.parametrize("size", [9 << 20, 10_000_001])
+def test_of_a_large_file_only_the_changes_are_written(source, target, tmp_path, size):
+    def large(root: Path) -> None:
+        for name in ("db", "cut", "appended"):
+            (root / name).write_bytes(os.urandom(size))
+            os.setxattr(root / name, "user.old", b"1")
+        os.link(root / "db", root / "db-too")
+
+    def touch(root: Path) -> None:
+        for place in (0, 4_000_000, size - 1):
+            with open(root / "db", "r+b") as file:
+                os.pwrite(file.fileno(), b"*", place)
+        os.truncate(root / "cut", 5_000_001)
+        os.removexattr(root / "cut", "user.old")
+        with open(root / "appended", "ab") as file:
+            file.write(b"log line")
+        os.chmod(root / "appended", 0o600)
+
+    archive = tmp_path / "a.tar"
+    expected, found = travel(source, target, archive, before=large, between=touch)
+    assert found == expected
+    with ArchiveReader.open(archive, trusted_owner=False) as reader:
+        assert reader.members[SECOND_MEMBER].size < 2 << 20
 
 
 def test_cancel_ends_a_pass(source, tmp_path):

@@ -46,13 +46,13 @@ def prepare(settings: Settings, options: Options) -> Parts:
     cache = settings.cache
     cache.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor() as pool:
-        # Two roots at once: unpacking them keeps one core busy each.
+        # Unpacking a root or linking a program keeps one core busy: do several at once.
         base_job = pool.submit(base_root, cache)
         tools_job = pool.submit(go_layer, cache, "tools", TOOLS)
+        containerd_job = pool.submit(_containerd_layers, cache, options.containerd)
         base = base_job.result()
         python_job = pool.submit(python_layer, cache, base, settings.checkout)
-        tools = tools_job.result()
-        containerd = _containerd_layers(cache, options.containerd)
+        tools, containerd = tools_job.result(), containerd_job.result()
         standins = standin_images(cache, base, tools)
         layers = [standins / "layer", python_job.result(), tools, *containerd, base]
         if options.kubernetes:

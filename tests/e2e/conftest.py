@@ -91,10 +91,10 @@ def keep_logs(name: str, node: str, env: dict[str, str]) -> None:
     """Copy what a node of the lab logged, and dumps that failed, into the test's folder."""
     folder = LOGS / re.sub(r"[^\w.-]+", "_", name)
     folder.mkdir(parents=True, exist_ok=True)
-    for title, argv in {
-        f"{node}.log": ["logs", node],
-        f"{node}-dumps.tar": ["exec", node, "--", *ARCHIVE_DUMPS],
-    }.items():
+    wanted = {f"{node}.log": ["logs", node]}
+    if node != "control":
+        wanted[f"{node}-dumps.tar"] = ["exec", node, "--", *ARCHIVE_DUMPS]
+    for title, argv in wanted.items():
         with Path(folder / title).open("wb") as file:
             subprocess.run(
                 [str(nodes.LAB), *argv],

@@ -4,6 +4,7 @@ The test's thread moves into a fresh network namespace, which plays the node; po
 are namespaces that a sleeping process holds. Nothing of the machine's own network is touched.
 """
 
+import asyncio
 import contextlib
 import ctypes
 import os
@@ -55,19 +56,26 @@ class Resets:
 
     def __init__(self, space):
         self.seen = []
+        self.frames = 0
         self._socket = space.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 
     def __enter__(self):
         self._socket.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._socket, self._read)
         return self
 
     def __exit__(self, *exc):
+        self._read()
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+
+    def _read(self):
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._look(self._socket.recv(1 << 16))
-        self._socket.close()
 
     def _look(self, frame):
+        self.frames += 1
         kind = frame[12:14]
         if kind == b"\x08\x00":
             protocol, body = frame[23], frame[14 + 4 * (frame[14] & 15) :]

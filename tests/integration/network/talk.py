@@ -25,7 +25,6 @@ class Talk:
         self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._listener = server.socket(self._family, socket.SOCK_STREAM)
         self._caller = client.socket(self._family, socket.SOCK_STREAM)
-        self._tasks = []
 
     async def __aenter__(self):
         loop = asyncio.get_running_loop()
@@ -38,23 +37,23 @@ class Talk:
         self._caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.connection, _ = await accepting
         self.connection.setblocking(False)
-        self._tasks = [loop.create_task(self._serve()), loop.create_task(self._call())]
+        loop.add_reader(self.connection, self._echo)
+        self._calling = loop.create_task(self._call())
         await self.answered(20)
         self.longest_gap_s = 0.0
         return self
 
     async def __aexit__(self, *exc):
-        for task in self._tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        self._calling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._calling
+        self.freeze()
         for sock in (self._listener, self._caller, self.connection):
             sock.close()
 
-    async def _serve(self):
-        loop = asyncio.get_running_loop()
-        while data := await loop.sock_recv(self.connection, 1 << 16):
-            await loop.sock_sendall(self.connection, data)
+    def _echo(self):
+        # Reading and answering is one step, so that a frozen server has not lost what it read.
+        self.connection.sendall(self.connection.recv(1 << 16))
 
     async def _call(self):
         loop = asyncio.get_running_loop()
@@ -73,11 +72,9 @@ class Talk:
             self.answers += 1
             await asyncio.sleep(0.002)
 
-    async def freeze(self):
+    def freeze(self):
         """Stop the server where it is."""
-        self._tasks[0].cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._tasks[0]
+        asyncio.get_running_loop().remove_reader(self.connection)
 
     def dump(self):
         """End the frozen server's sockets without a word; return the connection."""
@@ -90,14 +87,13 @@ class Talk:
         repair.give(self.connection, state)
         repair.wake(self.connection)
         self.connection.setblocking(False)
-        self._tasks[0] = asyncio.get_running_loop().create_task(self._serve())
+        asyncio.get_running_loop().add_reader(self.connection, self._echo)
 
     async def answered(self, more):
-        """Wait until so many more answers have come; an error of either side is raised here."""
+        """Wait until so many more answers have come; the client's error is raised here."""
         wanted = self.answers + more
         async with asyncio.timeout(20):
             while self.answers < wanted:
-                for task in self._tasks:
-                    if task.done():
-                        task.result()
+                if self._calling.done():
+                    self._calling.result()
                 await asyncio.sleep(0.005)

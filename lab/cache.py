@@ -35,7 +35,7 @@ def files_of(directory: Path) -> list[bytes]:
     return [
         part
         for path in sorted(directory.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.suffix != ".pyc"
         for part in (str(path.relative_to(directory)).encode(), path.read_bytes())
     ]
 

@@ -14,13 +14,21 @@ from pathlib import Path
 from lab.errors import LabError
 
 
-def mount_points() -> list[Path]:
-    """Return the mount points of this process's mount namespace."""
-    points = []
+def mounts() -> list[tuple[Path, str]]:
+    """Return mount point and file system type of what this process sees, later over earlier."""
+    found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        escaped = line.split(" ")[4]
-        points.append(Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), escaped)))
-    return points
+        before, _, after = line.partition(" - ")
+        point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4])
+        found.append((Path(point), after.split(" ")[0]))
+    return found
+
+
+def file_system_type(path: Path) -> str:
+    """Return the type of the file system that a path, which may not exist yet, would be on."""
+    real = path.resolve()
+    over = [(len(at.parts), kind) for at, kind in mounts() if at == real or at in real.parents]
+    return max(over, key=lambda each: each[0])[1]
 
 
 def remove_tree(tree: Path) -> None:
@@ -36,7 +44,7 @@ def remove_tree(tree: Path) -> None:
     if not stat.S_ISDIR(top.st_mode):
         raise LabError(f"{tree}: not a directory, not deleted")
     real = tree.resolve()
-    for point in mount_points():
+    for point, _ in mounts():
         if point == real or real in point.parents:
             raise LabError(f"{point} is mounted: {tree} is not deleted")
     parent_fd = os.open(tree.parent, os.O_RDONLY | os.O_DIRECTORY)

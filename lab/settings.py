@@ -97,6 +97,16 @@ class Settings:
         return self.state / "options.json"
 
     @property
+    def checkout_file(self) -> Path:
+        """Names the checkout that the nodes show at /src."""
+        return self.state / "checkout"
+
+    @property
+    def installed_file(self) -> Path:
+        """Hash of the source that the nodes' crishim was built from."""
+        return self.state / "installed"
+
+    @property
     def lock_file(self) -> Path:
         """Held by whoever brings this lab up or down."""
         return self.state_base / f"{self.name}.lock"

@@ -17,10 +17,11 @@ from lab.kubebuild import control_plane_programs, kubelet_layer
 from lab.kubernetes import join_nodes
 from lab.network import create_lab
 from lab.nodes import find_node, start_node
+from lab.remove import file_system_type
 from lab.roots import base_root, builder_root, trixie_containerd
 from lab.run import say, step
 from lab.standins import standin_images
-from lab.wheel import install_crishim, python_layer
+from lab.wheel import python_layer, refresh_crishim, reload_crishim
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +74,10 @@ def bring_up(settings: Settings, options: Options) -> None:
     What a lab of this name left behind goes first. Nothing is recorded as up until all of it is.
     Raises: LabError: a step failed; `down` or the next `up` clears what there is.
     """
-    if settings.read_options() == options and _all_alive(settings, options):
+    if file_system_type(settings.state_base) == "overlay":
+        raise LabError(f"{settings.state_base} is on an overlay: set CRISHIM_LAB_STATE to a disk")
+    if _is_up(settings, options):
+        refresh_crishim(settings)
         say(f"lab {settings.name!r} is up already: {options}")
         return
     parts = prepare(settings, options)
@@ -81,6 +85,7 @@ def bring_up(settings: Settings, options: Options) -> None:
         take_down(settings)
     nodes = settings.node_names(options.nodes)
     settings.state.mkdir(parents=True)
+    settings.checkout_file.write_text(str(settings.checkout))
     with step("start nodes"):
         create_lab(settings.netns, dual_stack=options.dual_stack)
         kubelets = _start_control_plane(settings, options) if options.kubernetes else {}
@@ -89,6 +94,7 @@ def bring_up(settings: Settings, options: Options) -> None:
             start_node(settings, options, node=node, layers=parts.layers, more_files=files)
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda node: _provision(settings, node, parts), nodes))
+    reload_crishim(settings)
     if options.kubernetes:
         with step("kubernetes: nodes are ready"):
             join_nodes(settings, nodes)
@@ -108,13 +114,16 @@ def _start_control_plane(settings: Settings, options: Options) -> dict[str, dict
     return kubelets
 
 
-def _all_alive(settings: Settings, options: Options) -> bool:
+def _is_up(settings: Settings, options: Options) -> bool:
+    """Tell whether this very lab is up: these options, this checkout, no node ended."""
+    if settings.read_options() != options:
+        return False
     try:
         for node in settings.node_names(options.nodes):
             find_node(settings, node)
     except LabError:
         return False
-    return True
+    return settings.checkout_file.read_text() == str(settings.checkout)
 
 
 def _provision(settings: Settings, node: str, parts: Parts) -> None:
@@ -125,8 +134,6 @@ def _provision(settings: Settings, node: str, parts: Parts) -> None:
         _wait_for_cri(settings, node)
     with step(f"{node}: images"):
         import_archive(settings, node, parts.images)
-    with step(f"{node}: crishim"):
-        install_crishim(settings, node)
 
 
 def _wait_for_supervisor(settings: Settings, node: str) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.cache import cached, recipe_key
+from lab.cache import cached, files_of, recipe_key
 from lab.enter import call_node
 from lab.jail import Jail, run_in_root
 from lab.machine import build_environment
@@ -52,6 +52,11 @@ def python_layer(cache: Path, base: Path, checkout: Path) -> Path:
     return cached(cache, "python", recipe, build)
 
 
+def source_key(checkout: Path) -> str:
+    """Return a hash of what crishim is built from."""
+    return recipe_key((checkout / "pyproject.toml").read_bytes(), *files_of(checkout / "src"))
+
+
 def install_crishim(settings: Settings, node: str) -> bool:
     """Build and install the checkout's crishim on a node and start its service again.
 
@@ -70,5 +75,15 @@ def install_crishim(settings: Settings, node: str) -> bool:
 def reload_crishim(settings: Settings) -> bool:
     """Install the checkout's crishim on all nodes and restart it; return whether it runs."""
     nodes = known_nodes(settings)
-    with step(f"reload {', '.join(nodes)}"), ThreadPoolExecutor() as pool:
-        return all(pool.map(lambda node: install_crishim(settings, node), nodes))
+    key = source_key(settings.checkout)
+    with step(f"install crishim on {', '.join(nodes)}"), ThreadPoolExecutor() as pool:
+        running = all(pool.map(lambda node: install_crishim(settings, node), nodes))
+    settings.installed_file.write_text(key)
+    return running
+
+
+def refresh_crishim(settings: Settings) -> None:
+    """Install the checkout's crishim if the nodes have another."""
+    installed = settings.installed_file
+    if not installed.exists() or installed.read_text() != source_key(settings.checkout):
+        reload_crishim(settings)

@@ -4,7 +4,7 @@ import pytest
 
 from lab.cache import cached, files_of, recipe_key
 from lab.errors import LabError
-from lab.remove import remove_tree
+from lab.remove import file_system_type, remove_tree
 
 
 def test_a_recipe_changes_with_each_part_and_with_their_borders():
@@ -74,3 +74,17 @@ def test_a_symlink_in_place_of_the_tree_is_refused(tmp_path):
     with pytest.raises(LabError, match="not a directory"):
         remove_tree(tmp_path / "link")
     assert (tmp_path / "real").exists()
+
+
+def test_compiled_python_is_no_part_of_a_recipe(tmp_path):
+    (tmp_path / "a.py").write_text("x")
+    before = files_of(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__/a.cpython-311.pyc").write_bytes(b"x")
+    assert files_of(tmp_path) == before
+
+
+def test_the_file_system_of_a_path_is_the_innermost_mount_over_it(tmp_path):
+    assert file_system_type(Path("/proc/self/status")) == "proc"
+    assert file_system_type(Path("/sys/missing/deep")) == "sysfs"
+    assert file_system_type(tmp_path / "missing") == file_system_type(tmp_path)

@@ -12,7 +12,7 @@ from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.layer import FIRST_MEMBER, SECOND_MEMBER
 from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
 from crishim.checkpoint.reader import ArchiveReader
-from crishim.errors import Corrupt, NoSpace, Precondition, Unsupported
+from crishim.errors import Corrupt, Precondition, Unsupported
 from crishim.kernel import mounts
 from tests.unit.checkpoint.samples import manifest
 
@@ -190,17 +190,6 @@ def test_wrong_maps_of_sparse_files(tmp_path, sparse_map):
     }
     with pytest.raises(Corrupt):
         apply(tmp_path, layer(member("s", pax_headers=headers), data=sparse_map.ljust(512, b"\0")))
-
-
-def test_an_unending_file_is_no_space_or_sparse_and_costs_nothing(tmp_path):
-    headers = {
-        "GNU.sparse.major": "1",
-        "GNU.sparse.minor": "0",
-        "GNU.sparse.name": "s",
-        "GNU.sparse.realsize": str(1 << 62),
-    }
-    with pytest.raises((NoSpace, Precondition)):
-        apply(tmp_path, layer(member("s", pax_headers=headers), data=b"0\n".ljust(512, b"\0")))
 
 
 def test_applying_twice_gives_the_same(tmp_path):

@@ -77,7 +77,7 @@ def names(root: Path) -> None:
     (root / "link-to-etc").symlink_to("etc")
     (root / "hard-a").write_bytes(os.urandom(300_000))
     os.link(root / "hard-a", root / "etc/hard-b")
-    os.link(root / "link-to-etc", root / "hard-symlink")
+    os.link(root / "link-to-etc", root / "hard-symlink", follow_symlinks=False)
 
 
 def special_files(root: Path) -> None:

@@ -32,6 +32,8 @@ import (
 	"time"
 )
 
+const layerFiles = 8
+
 type state struct {
 	counter atomic.Int64
 	memory  []byte
@@ -46,9 +48,19 @@ func main() {
 	port := flag.Int("port", 9000, "TCP port to answer on")
 	megabytes := flag.Int("memory-mb", 0, "memory to fill with a pattern")
 	dirty := flag.Int("dirty-mb-s", 0, "memory to rewrite each second, with the same pattern")
+	layer := flag.Int("layer-mb", 0, "size of the files to make in /layer, in 8 pieces")
+	layerRate := flag.Int("layer-mb-s", 0, "how much of one of those files to rewrite each second")
 	logEvery := flag.Duration("log-every", 100*time.Millisecond, "time between lines of log")
 	flag.Parse()
 	s := &state{memory: fill(*megabytes << 20), files: map[string]*os.File{}}
+	if *layer > 0 {
+		file, err := fillLayer(*layer << 20)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		go rewriteLayer(file, *layer<<20/layerFiles, *layerRate<<20)
+	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	listener, err := net.Listen("tcp", fmt.Sprintf(":%d", *port))
@@ -107,6 +119,37 @@ func (s *state) rewrite(bytesPerSecond int) {
 			s.memory[at] = s.memory[at] ^ 0
 		}
 		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// fillLayer makes files with a pattern in the writable layer and returns one of them, open.
+func fillLayer(size int) (*os.File, error) {
+	if err := os.MkdirAll("/layer", 0o755); err != nil {
+		return nil, err
+	}
+	var file *os.File
+	for i := 0; i < layerFiles; i++ {
+		var err error
+		if file, err = os.Create(fmt.Sprintf("/layer/%d", i)); err != nil {
+			return nil, err
+		}
+		if _, err = file.Write(fill(size / layerFiles)); err != nil {
+			return nil, err
+		}
+	}
+	return file, nil
+}
+
+// rewriteLayer writes single pages all over a file, as a database does.
+func rewriteLayer(file *os.File, size, bytesPerSecond int) {
+	page := make([]byte, 4096)
+	for i := 0; bytesPerSecond > 0; i++ {
+		page[i%len(page)]++
+		if _, err := file.WriteAt(page, int64(i)*7919*4096%int64(size)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return
+		}
+		time.Sleep(time.Second * time.Duration(len(page)) / time.Duration(bytesPerSecond))
 	}
 }
 

@@ -71,14 +71,16 @@ def _network(cached: dict[str, Any], root: Path) -> SandboxNetwork:
     return SandboxNetwork(
         masquerade=main.get("ipMasq") is True,
         reservations=reservations,
-        port_mappings=tuple(_mapping(item) for item in mappings if item.get("hostPort")),
+        port_mappings=tuple(_mapping(item) for item in mappings),
     )
 
 
 def _mapping(item: dict[str, Any]) -> PortMapping:
+    # CNI's convention is "hostPort"; containerd writes its structure's names, "HostPort".
+    fields = {key.lower(): value for key, value in item.items()}
     return PortMapping(
-        protocol=str(item["protocol"]).lower(),
-        host_port=int(item["hostPort"]),
-        container_port=int(item["containerPort"]),
-        host_ip=str(item.get("hostIP") or ""),
+        protocol=str(fields["protocol"]).lower(),
+        host_port=int(fields["hostport"]),
+        container_port=int(fields["containerport"]),
+        host_ip=str(fields.get("hostip") or ""),
     )

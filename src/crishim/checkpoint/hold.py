@@ -116,8 +116,7 @@ class SourceHold:
         if link.closed:
             return 0
         try:
-            for table in (self.record.table, self._syn_table):
-                await link.inside.run(link.nft.remove, "netdev", table)
+            await link.inside.run(link.nft.remove, "netdev", self.record.table, self._syn_table)
             frames = link.tap.stop()
             return await link.outside.run(link.tap.send, frames)
         finally:

@@ -87,10 +87,12 @@ class Nft:
         words = [line.split() for line in self.run("list tables").splitlines()]
         return [(line[1], line[2]) for line in words if line[:1] == ["table"]]
 
-    def remove(self, family: str, table: str) -> None:
-        """Delete a table if it is there."""
-        if (family, table) in self.tables():
-            self.run(f"delete table {family} {table}")
+    def remove(self, family: str, *tables: str) -> None:
+        """Delete those of some tables that are there, in one transaction."""
+        there = self.tables()
+        gone = [f"delete table {family} {table}" for table in tables if (family, table) in there]
+        if gone:
+            self.run("; ".join(gone))
 
     def close(self) -> None:
         """Free the context. Safe to repeat."""

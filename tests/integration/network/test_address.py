@@ -163,7 +163,7 @@ async def test_host_port_leads_to_the_preserved_address(network, make_pod, versi
     source, new = make_pod(2), make_pod(3)
     preserved = await address.read(source.path)
     network.remove(source)
-    mapping = {"hostPort": 9080, "containerPort": 80, "protocol": "tcp", "hostIP": ""}
+    mapping = {"HostPort": 9080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}
     await move(new, preserved, tmp_path, mappings=[mapping])
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     with (

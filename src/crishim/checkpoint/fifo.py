@@ -93,7 +93,7 @@ class FifoReceiver:
         self._numbers.clear()
         self._poll.close()
         os.close(self._returned)
-        unlink_fifos(self._dir)
+        _unlink_fifos(self._dir)
 
     def _run(self) -> None:
         try:
@@ -117,7 +117,7 @@ class FifoReceiver:
 
     def _refuse(self) -> None:
         """Make every write of CRIU fail, and no open block, until it has ended."""
-        unlink_fifos(self._dir)
+        _unlink_fifos(self._dir)
         if self._current is not None:
             self._forget(self._current[0])
         for ready in self._events():
@@ -155,25 +155,10 @@ class FifoReceiver:
         del self._numbers[fd]
 
 
-def unlink_fifos(image_dir: Path) -> None:
+def _unlink_fifos(image_dir: Path) -> None:
     """Remove the FIFOs of a directory, so that CRIU makes ordinary files from now on."""
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(image_dir):
             path = image_dir / name
             if stat.S_ISFIFO(os.lstat(path).st_mode):
                 os.unlink(path)
-
-
-def release_fifos(image_dir: Path) -> None:
-    """Free a CRIU that is blocked in opening a FIFO whose receiver has died.
-
-    It gets a reader, which goes away at once: its write fails, its dump ends with an error.
-    """
-    readers = []
-    for name in os.listdir(image_dir):
-        path = image_dir / name
-        if stat.S_ISFIFO(os.lstat(path).st_mode):
-            readers.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-            os.unlink(path)
-    for fd in readers:
-        os.close(fd)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint import tarformat
@@ -34,6 +34,7 @@ _BUFFER_BYTES = 1 << 20
 _SMALL_BYTES = 64 << 10
 _NAME_BYTES_MAX = 100
 _ID_MAX = 8**7
+_SIZE_MAX = 8**11
 _MTIME_MAX_NS = 8**11 * 10**9
 
 
@@ -69,13 +70,13 @@ class LayerWriter:
     ) -> None:
         """Write a directory; `b""` is the layer's root."""
         name = path + b"/" if path else b"./"
-        self._entry(name, tarformat.DIRECTORY, status, xattrs=xattrs)
+        self._entry(_header(name, tarformat.DIRECTORY, status, xattrs))
         if opaque:
-            self._mark(path + b"/" + OPAQUE_NAME if path else OPAQUE_NAME, {})
+            self._mark(path + b"/" + OPAQUE_NAME if path else OPAQUE_NAME)
 
     def whiteout(self, path: bytes) -> None:
         """Write that the layers below have a file which this one hides."""
-        self._mark(_whiteout_name(path), {})
+        self._mark(_whiteout_name(path))
 
     def removed(self, path: bytes) -> None:
         """Write that an entry of the first pass is gone, and hides nothing."""
@@ -83,7 +84,7 @@ class LayerWriter:
 
     def hard_link(self, path: bytes, target: bytes, status: os.stat_result) -> None:
         """Write another name of a file written before."""
-        self._entry(path, tarformat.HARD_LINK, status, link=target)
+        self._entry(replace(_header(path, tarformat.HARD_LINK, status, {}), link=target))
 
     def symlink(
         self,
@@ -93,28 +94,26 @@ class LayerWriter:
         target: bytes,
     ) -> None:
         """Write a symbolic link."""
-        self._entry(path, tarformat.SYMLINK, status, xattrs=xattrs, link=target)
+        self._entry(replace(_header(path, tarformat.SYMLINK, status, xattrs), link=target))
 
     def special(self, path: bytes, status: os.stat_result, xattrs: Mapping[bytes, bytes]) -> None:
         """Write a FIFO or a device node."""
         kinds = {stat.S_IFIFO: tarformat.FIFO, stat.S_IFCHR: tarformat.CHARACTER}
         kind = kinds.get(stat.S_IFMT(status.st_mode), tarformat.BLOCK)
-        self._entry(path, kind, status, xattrs=xattrs)
+        self._entry(_header(path, kind, status, xattrs))
 
     def file(
         self, path: bytes, status: os.stat_result, xattrs: Mapping[bytes, bytes], fd: int
     ) -> Content:
         """Write a regular file of exactly the size that `status` says, holes kept."""
         size = status.st_size
-        extents = [(0, size)]
-        if is_sparse(status):
-            extents = _extents(fd, size)
-        if extents != [(0, size)] and size:
-            whole = self._sparse(path, status, xattrs, fd, extents)
-            return Content(whole=whole, offset=None)
-        self._entry(path, tarformat.REGULAR, status, xattrs=xattrs, size=size)
+        header = _header(path, tarformat.REGULAR, status, xattrs)
+        extents = _extents(fd, size) if is_sparse(status) else [(0, size)]
+        if extents != [(0, size)]:
+            return Content(whole=self._sparse(header, fd, extents, size), offset=None)
+        self._entry(replace(header, size=size))
         offset = self._offset + len(self._buffer)
-        return Content(whole=self._content(fd, [(0, size)]), offset=offset)
+        return Content(whole=self._content(fd, extents), offset=offset)
 
     def patch(
         self,
@@ -125,28 +124,9 @@ class LayerWriter:
         extents: list[tuple[int, int]],
     ) -> None:
         """Write what changed in a regular file that an earlier layer holds at this path."""
-        self._sparse(path, status, xattrs, fd, extents, {PATCH: b"1"})
-
-    def _sparse(
-        self,
-        path: bytes,
-        status: os.stat_result,
-        xattrs: Mapping[bytes, bytes],
-        fd: int,
-        extents: list[tuple[int, int]],
-        records: Mapping[bytes, bytes] | None = None,
-    ) -> bool:
-        sparse_map = _sparse_map(extents, status.st_size)
-        records = {
-            b"GNU.sparse.major": b"1",
-            b"GNU.sparse.minor": b"0",
-            b"GNU.sparse.name": path,
-            b"GNU.sparse.realsize": b"%d" % status.st_size,
-        } | dict(records or {})
-        size = len(sparse_map) + sum(length for _, length in extents)
-        self._entry(path, tarformat.REGULAR, status, xattrs=xattrs, size=size, records=records)
-        self._buffer += sparse_map
-        return self._content(fd, extents)
+        header = _header(path, tarformat.REGULAR, status, xattrs)
+        header = replace(header, pax={**header.pax, PATCH: b"1"})
+        self._sparse(header, fd, extents, status.st_size)
 
     def flush(self) -> None:
         """Hand everything written so far to the file."""
@@ -154,45 +134,34 @@ class LayerWriter:
         self._offset += len(self._buffer)
         self._buffer.clear()
 
-    def _mark(self, name: bytes, records: Mapping[bytes, bytes]) -> None:
-        if pax := _long_names(name, b"") | dict(records):
-            self._buffer += tarformat.build_pax(pax)
-        header = tarformat.Header(name=name[:_NAME_BYTES_MAX], mode=0)
-        self._buffer += tarformat.build_header(header)
-        self._flush_if_full()
+    def _sparse(
+        self, header: tarformat.Header, fd: int, extents: list[tuple[int, int]], size: int
+    ) -> bool:
+        """Write parts of a file and a map of them; tell whether nothing was missing."""
+        sparse_map = _sparse_map(extents, size)
+        records = {
+            b"GNU.sparse.major": b"1",
+            b"GNU.sparse.minor": b"0",
+            b"GNU.sparse.name": header.name,
+            b"GNU.sparse.realsize": b"%d" % size,
+        }
+        data_bytes = len(sparse_map) + sum(length for _, length in extents)
+        self._entry(replace(header, size=data_bytes, pax={**header.pax, **records}))
+        self._buffer += sparse_map
+        return self._content(fd, extents)
 
-    def _entry(  # one argument per field of the header
-        self,
-        name: bytes,
-        kind: bytes,
-        status: os.stat_result,
-        *,
-        xattrs: Mapping[bytes, bytes] | None = None,
-        link: bytes = b"",
-        size: int = 0,
-        records: Mapping[bytes, bytes] | None = None,
-    ) -> None:
-        pax = _long_names(name, link) | _large_numbers(status, size)
-        for key, value in (xattrs or {}).items():
-            pax[XATTR + key] = value
-        pax |= records or {}
-        if os.path.basename(name).startswith(WHITEOUT_PREFIX):
-            pax[LITERAL] = b"1"
+    def _mark(self, name: bytes, pax: Mapping[bytes, bytes] | None = None) -> None:
+        self._entry(tarformat.Header(name=name, mode=0, pax=pax or {}))
+
+    def _entry(self, header: tarformat.Header) -> None:
+        """Write a header, and before it what it cannot hold."""
+        pax = {**_long_names(header.name, header.link), **_large_numbers(header), **header.pax}
         if pax:
             self._buffer += tarformat.build_pax(pax)
-        self._buffer += tarformat.build_header(
-            tarformat.Header(
-                name=name[:_NAME_BYTES_MAX],
-                kind=kind,
-                size=size,
-                mode=stat.S_IMODE(status.st_mode),
-                uid=status.st_uid,
-                gid=status.st_gid,
-                mtime_s=status.st_mtime_ns // 10**9,
-                link=link[:_NAME_BYTES_MAX],
-                device=(os.major(status.st_rdev), os.minor(status.st_rdev)),
-            )
+        short = replace(
+            header, name=header.name[:_NAME_BYTES_MAX], link=header.link[:_NAME_BYTES_MAX]
         )
+        self._buffer += tarformat.build_header(short)
         self._flush_if_full()
 
     def _content(self, fd: int, extents: list[tuple[int, int]]) -> bool:
@@ -252,20 +221,37 @@ def _long_names(name: bytes, link: bytes) -> dict[bytes, bytes]:
     return records
 
 
-def _large_numbers(status: os.stat_result, size: int) -> dict[bytes, bytes]:
-    """Return records for times with a fraction and for numbers that are too large."""
-    records = {}
+def _header(
+    name: bytes, kind: bytes, status: os.stat_result, xattrs: Mapping[bytes, bytes]
+) -> tarformat.Header:
+    """Return a header with what `status` and the attributes say."""
+    pax = {XATTR + key: value for key, value in xattrs.items()}
     mtime_ns = status.st_mtime_ns
     if mtime_ns % 10**9 or not 0 <= mtime_ns < _MTIME_MAX_NS:
         sign = b"-" if mtime_ns < 0 else b""
-        records[b"mtime"] = b"%s%d.%09d" % (sign, *divmod(abs(mtime_ns), 10**9))
-    if status.st_uid >= _ID_MAX:
-        records[b"uid"] = b"%d" % status.st_uid
-    if status.st_gid >= _ID_MAX:
-        records[b"gid"] = b"%d" % status.st_gid
-    if size >= 8**11:
-        records[b"size"] = b"%d" % size
-    return records
+        pax[b"mtime"] = b"%s%d.%09d" % (sign, *divmod(abs(mtime_ns), 10**9))
+    if os.path.basename(name).startswith(WHITEOUT_PREFIX):
+        pax[LITERAL] = b"1"
+    return tarformat.Header(
+        name=name,
+        kind=kind,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        mtime_s=mtime_ns // 10**9,
+        device=(os.major(status.st_rdev), os.minor(status.st_rdev)),
+        pax=pax,
+    )
+
+
+def _large_numbers(header: tarformat.Header) -> dict[bytes, bytes]:
+    """Return records for numbers that are too large for the header."""
+    numbers = (
+        (b"uid", header.uid, _ID_MAX),
+        (b"gid", header.gid, _ID_MAX),
+        (b"size", header.size, _SIZE_MAX),
+    )
+    return {key: b"%d" % value for key, value, limit in numbers if value >= limit}
 
 
 def _extents(fd: int, size: int) -> list[tuple[int, int]]:

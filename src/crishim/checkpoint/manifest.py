@@ -16,7 +16,7 @@ from crishim.errors import Corrupt, Precondition
 
 NAME = "crishim.json"
 VERSION = 1
-BYTES_MAX = 64 << 20
+BYTES_MAX = 32 << 20
 _FORMAT = "crishim-checkpoint"
 
 

@@ -13,36 +13,22 @@ import os
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from crishim.checkpoint import manifest as manifests
-from crishim.checkpoint import tarformat
 from crishim.checkpoint.archive import IMAGE_DIRECTORY
 from crishim.checkpoint.digest import digest_range
-from crishim.errors import Corrupt, NotFound, Precondition, Unsupported
+from crishim.checkpoint.tarindex import Member, scan
+from crishim.errors import Corrupt, NotFound, Precondition
 from crishim.kernel.atomic import storage_errors
 from crishim.kernel.splice import copy_range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-_ENTRIES_MAX = 1 << 18
-_NAME_BYTES_MAX = 255
-_PAX_BYTES_MAX = 1 << 16
 _SMALL_BYTES_MAX = 64 << 20
 _THREADS = 2
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"BZ": "bzip2", b"\xfd7": "xz"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """Where the data of one regular file lies in the archive."""
-
-    name: str
-    offset: int
-    size: int
 
 
 class ArchiveReader:
@@ -70,7 +56,7 @@ class ArchiveReader:
                 raise Precondition(f"{path} is not a regular file")
             if trusted_owner:
                 _check_owner(path, status)
-            return cls(path, fd, _scan(fd, status.st_size))
+            return cls(path, fd, scan(fd, status.st_size))
         except BaseException:
             os.close(fd)
             raise
@@ -107,6 +93,8 @@ class ArchiveReader:
         """
         if manifests.NAME not in self.members:
             raise Precondition(f"{self.path} has no manifest", hint="it was not written by crishim")
+        if self.members[manifests.NAME].size > manifests.BYTES_MAX:
+            raise Corrupt(f"the manifest of {self.path} is too large")
         manifest = manifests.decode(self.read(manifests.NAME))
         listed = {entry.name: entry.size for entry in manifest.entries}
         found = {name: member.size for name, member in self.members.items()}
@@ -208,93 +196,3 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
         shared = above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX
         if above.st_uid not in trusted or shared:
             raise Precondition(f"{parent} lets others than root replace {path.name}", hint=cure)
-
-
-def _scan(fd: int, file_bytes: int) -> dict[str, Member]:
-    """Index the regular files of a tar."""
-    members: dict[str, Member] = {}
-    seen: set[str] = set()
-    for header, offset in _headers(fd, file_bytes):
-        name = _admitted_name(header)
-        if name in seen:
-            raise Corrupt(f"the archive has two entries {name!r}")
-        if len(seen) >= _ENTRIES_MAX:
-            raise Corrupt("the archive has too many entries")
-        seen.add(name)
-        if header.kind == tarformat.REGULAR:
-            members[name] = Member(name=name, offset=offset, size=header.size)
-    return members
-
-
-def _headers(fd: int, file_bytes: int) -> Iterator[tuple[tarformat.Header, int]]:
-    """Yield each header and the offset of its data, with long names and sizes applied."""
-    position = 0
-    pax: dict[bytes, bytes] = {}
-    while True:
-        block = os.pread(fd, tarformat.BLOCK_BYTES, position)
-        if position == 0:
-            _refuse_compressed(block)
-        if len(block) < tarformat.BLOCK_BYTES:
-            raise Corrupt("the archive is truncated")
-        header = tarformat.parse_header(block)
-        if header is None:
-            if os.pread(fd, len(tarformat.END), position) != tarformat.END:
-                raise Corrupt("the archive is truncated")
-            return
-        size = header.size
-        if header.kind not in (tarformat.PAX, tarformat.GNU_LONG_NAME):
-            size = tarformat.pax_number(pax, b"size", size)
-        offset = position + tarformat.BLOCK_BYTES
-        position = offset + tarformat.padded(size)
-        if position > file_bytes:
-            raise Corrupt("the archive is truncated")
-        if header.kind in (tarformat.PAX, tarformat.GNU_LONG_NAME):
-            pax |= _extension(fd, header, offset)
-            continue
-        yield _with_records(header, pax, size), offset
-        pax = {}
-
-
-def _extension(fd: int, header: tarformat.Header, offset: int) -> dict[bytes, bytes]:
-    if header.size > _PAX_BYTES_MAX:
-        raise Corrupt("an extended header of the archive is too large")
-    data = os.pread(fd, header.size, offset)
-    if header.kind == tarformat.GNU_LONG_NAME:
-        return {b"path": data.rstrip(b"\0")}
-    return tarformat.parse_pax(data)
-
-
-def _with_records(header: tarformat.Header, pax: dict[bytes, bytes], size: int) -> tarformat.Header:
-    return tarformat.Header(
-        name=pax.get(b"path", header.name), kind=header.kind, size=size, mode=header.mode
-    )
-
-
-def _admitted_name(header: tarformat.Header) -> str:
-    """Return the plain relative name of a file or directory; everything else is refused."""
-    if header.kind not in (tarformat.REGULAR, tarformat.DIRECTORY):
-        raise Corrupt(
-            f"the archive holds something else than files: {header.name[:100]!r}",
-            details=f"tar entry of type {header.kind!r}",
-        )
-    if header.kind == tarformat.DIRECTORY and header.size:
-        raise Corrupt("a directory of the archive has a size")
-    try:
-        name = header.name.decode("ascii")
-    except UnicodeDecodeError:
-        name = ""
-    if header.kind == tarformat.DIRECTORY:
-        name = name.removesuffix("/")
-    parts = name.split("/")
-    if (
-        not name.isprintable()
-        or not 0 < len(name) <= _NAME_BYTES_MAX
-        or any(part in ("", ".", "..") for part in parts)
-    ):
-        raise Corrupt(f"the archive has an entry of the name {header.name[:100]!r}")
-    return name
-
-
-def _refuse_compressed(block: bytes) -> None:
-    if name := _COMPRESSED.get(block[:2]):
-        raise Unsupported(f"the archive is compressed with {name}", hint=f"unpack the {name} first")

@@ -17,22 +17,19 @@ if TYPE_CHECKING:
     from lab.settings import Settings
 
 
-def take_down(settings: Settings) -> bool:
+def take_down(settings: Settings) -> None:
     """Remove every process, cgroup, namespace, mount and file of the lab.
 
     What to end is found by the lab's cgroup and namespace, not by records: a lab whose `up` was
     killed half-way goes just as well.
-    Returns: whether there was anything.
     Raises: LabError: something does not go.
     """
-    there = settings.state.exists() or Path("/run/netns", settings.netns).exists()
     settings.options_file.unlink(missing_ok=True)
     cgroups.kill_members(settings.cgroup)
     _end_lab_processes(settings.netns)
     delete_lab(settings.netns)
     cgroups.remove(settings.cgroup)
     remove_tree(settings.state)
-    return there
 
 
 def _end_lab_processes(netns: str) -> None:

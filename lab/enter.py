@@ -54,10 +54,9 @@ def exec_in_node(settings: Settings, node: str, argv: Sequence[str]) -> int:
     ]
     syscalls.setns(pid_namespace, syscalls.CLONE_NEWPID)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
-    parent = os.getpid()
     child = os.fork()
     if child == 0:
-        _run_child(f"{settings.cgroup}/{node}", others, argv, parent)
+        _run_child(f"{settings.cgroup}/{node}", others, argv)
     for number in _FORWARDED:
         signal.signal(number, lambda received, _frame: _forward(child, received))
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -72,9 +71,7 @@ def _forward(child: int, number: int) -> None:
             os.kill(child, number)
 
 
-def _run_child(
-    cgroup: str, namespaces: list[tuple[int, int]], argv: Sequence[str], parent: int
-) -> NoReturn:
+def _run_child(cgroup: str, namespaces: list[tuple[int, int]], argv: Sequence[str]) -> NoReturn:
     try:
         syscalls.die_with_parent(signal.SIGKILL)
         cgroups.join(cgroup, cgroups.LEAF)
@@ -91,7 +88,7 @@ def _run_child(
         print(f"{argv[0]}: not found in the node", file=sys.stderr)
         os._exit(_NOT_FOUND)
     except OSError as problem:
-        print(f"cannot run {argv[0]} (for process {parent}): {problem}", file=sys.stderr)
+        print(f"cannot run {argv[0]}: {problem}", file=sys.stderr)
         os._exit(_NOT_FOUND - 1)
 
 

@@ -17,6 +17,7 @@ from lab.run import run
 _TOOLS = {
     "mmdebstrap": "mmdebstrap",
     "ip": "iproute2",
+    "sysctl": "procps",
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
     "/etc/ssl/certs/ca-certificates.crt": "ca-certificates",
 }

@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.remove import mounts
 from lab.run import run
 
 UNDERLAY_GATEWAY = "192.168.50.1"
 UNDERLAY_GATEWAY_V6 = "fd50::1"
 POD_BRIDGE = "cr0"
+_UMOUNT_BUSY = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,10 @@ def delete_lab(netns: str) -> None:
     """Remove the lab's namespace, and with it every link; fine if there is none."""
     if Path("/run/netns", netns).exists():
         run(["ip", "netns", "delete", netns])
+    names = Path("/run/netns")
+    if any(point == names for point, _ in mounts()) and not list(names.iterdir()):
+        # The first `ip netns add` leaves a mount there; it is busy, and stays, if others came.
+        run(["umount", str(names)], ok_exits=(0, _UMOUNT_BUSY))
 
 
 def _pod_bridge(node: NodeNet, *, dual_stack: bool) -> list[str]:

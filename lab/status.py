@@ -15,11 +15,8 @@ if TYPE_CHECKING:
 
     from lab.settings import Settings
 
-_VERSIONS = {
-    "containerd": (["containerd", "--version"], 2),
-    "runc": (["runc", "--version"], 2),
-    "criu": (["criu", "--version"], 1),
-}
+# Where in the first line of `--version` the version is.
+_VERSIONS = {"containerd": 2, "runc": 2, "criu": 1}
 
 
 def print_status(settings: Settings) -> int:
@@ -34,16 +31,20 @@ def print_status(settings: Settings) -> int:
             say(f"{node}: {problem}")
             healthy = False
             continue
-        versions = []
-        for name, (argv, word) in _VERSIONS.items():
-            line = call_node(settings, node, argv).stdout.split("\n")[0]
-            versions.append(f"{name} {line.split()[word].removeprefix('v')}")
+        versions = [_version(settings, node, name) for name in _VERSIONS]
         say(f"{node}: process 1 is {pid}; {', '.join(versions)}")
         for service in services(node, options or Options()):
             done = call_node(settings, node, ["service", service, "status"])
             healthy = healthy and done.returncode == 0
             say(f"  {done.stdout.strip()}")
     return 0 if healthy else 3
+
+
+def _version(settings: Settings, node: str, program: str) -> str:
+    done = call_node(settings, node, [program, "--version"])
+    words = done.stdout.split("\n")[0].split()
+    at = _VERSIONS[program]
+    return f"{program} {words[at].removeprefix('v') if len(words) > at else 'does not run'}"
 
 
 def print_logs(settings: Settings, node: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from crishim import __version__
 from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
+from crishim.checkpoint.doctor.examine import examine
 from crishim.checkpoint.dump import Dumper
 from crishim.checkpoint.held import Held
 from crishim.checkpoint.images import ImageDirectories
@@ -103,6 +105,7 @@ async def _serve(
         store=flows.store,
         calls=calls,
         timeout_s=config.checkpoint.timeout_s,
+        examine=functools.partial(examine, config, channel),
     )
     Guard(calls).servicer(own, crishim_pb2.DESCRIPTOR.services_by_name["CheckpointRestore"])
     crishim_pb2_grpc.add_CheckpointRestoreServicer_to_server(own, server)

@@ -12,14 +12,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from crishim import __version__
-from crishim.cli import checkpoint, restore, serve, version
+from crishim.cli import checkpoint, doctor, restore, serve, version
 from crishim.cli.exits import Exit
 from crishim.errors import Busy, CrishimError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS = (serve, checkpoint, restore, version)
+_COMMANDS = (serve, checkpoint, restore, doctor, version)
 
 _DESCRIPTION = """\
 Checkpoint, restore and live migration for Kubernetes nodes.

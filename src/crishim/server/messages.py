@@ -10,8 +10,10 @@ from crishim.errors import CrishimError
 from crishim.kernel.interface import InterfaceState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
+    from crishim.checkpoint.doctor.finding import Finding
     from crishim.checkpoint.dump import DumpResult
     from crishim.checkpoint.manifest import Manifest
     from crishim.checkpoint.phases import Phases
@@ -63,6 +65,19 @@ def archive_info(archive: Path, store: Store) -> crishim_pb2.CheckpointInfo:
         return crishim_pb2.CheckpointInfo(
             name=store.name_of(archive), path=str(archive), archive_bytes=size, error=str(error)
         )
+
+
+def doctor_response(findings: Iterable[Finding]) -> crishim_pb2.DoctorResponse:
+    """Return the answer of Doctor."""
+    answer = crishim_pb2.DoctorResponse()
+    for finding in findings:
+        answer.findings.add(
+            id=finding.id,
+            level=crishim_pb2.Finding.Level.ValueType(finding.level),
+            summary=finding.summary,
+            cure=finding.cure,
+        )
+    return answer
 
 
 def _info(

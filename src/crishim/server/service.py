@@ -21,6 +21,7 @@ from crishim.server import messages
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from crishim.checkpoint.doctor.finding import Finding
     from crishim.checkpoint.dump import Dumper, DumpResult
     from crishim.checkpoint.restore import Restorer
     from crishim.checkpoint.store import Store
@@ -34,7 +35,9 @@ _ON_FAILURE = {0: "fail", 1: "fail", 2: "cold"}
 class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
     """The servicer; its methods run inside the guard.
 
-    Args: timeout_s: deadline of calls that name none.
+    Args:
+        timeout_s: deadline of calls that name none.
+        examine: examines the node for Doctor.
     """
 
     def __init__(
@@ -45,12 +48,14 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         store: Store,
         calls: Calls,
         timeout_s: float,
+        examine: Callable[[], Awaitable[list[Finding]]],
     ) -> None:
         self._calls = calls
         self._dumper = dumper
         self._restorer = restorer
         self._store = store
         self._timeout_s = timeout_s
+        self._examine = examine
 
     async def CheckpointContainer(
         self, request: crishim_pb2.CheckpointContainerRequest, context: Context
@@ -112,6 +117,12 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
             for name in self._store.names()
         ]
         return crishim_pb2.ListCheckpointsResponse(checkpoints=infos)
+
+    async def Doctor(
+        self, request: crishim_pb2.DoctorRequest, context: Context
+    ) -> crishim_pb2.DoctorResponse:
+        """Examine the node."""
+        return messages.doctor_response(await self._examine())
 
     async def _run(
         self, timeout_s: int, flow: Callable[[Phases], Awaitable[Any]]

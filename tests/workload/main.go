@@ -127,14 +127,17 @@ func fillLayer(size int) (*os.File, error) {
 	if err := os.MkdirAll("/layer", 0o755); err != nil {
 		return nil, err
 	}
+	piece := fill(1 << 20)
 	var file *os.File
 	for i := 0; i < layerFiles; i++ {
 		var err error
 		if file, err = os.Create(fmt.Sprintf("/layer/%d", i)); err != nil {
 			return nil, err
 		}
-		if _, err = file.Write(fill(size / layerFiles)); err != nil {
-			return nil, err
+		for written := 0; written < size/layerFiles; written += len(piece) {
+			if _, err = file.Write(piece); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return file, nil

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from crishim.errors import Precondition
-from crishim.kernel.sockdiag import CLOSING, HALF_OPEN, SockDiag, TcpSocket, TcpState
+from crishim.kernel.sockdiag import CLOSING, HALF_OPEN, InetSocket, SockDiag, TcpState
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -64,7 +64,7 @@ async def drain(
         diag.close()
 
 
-def unaccepted(sockets: Collection[TcpSocket], listeners: Collection[int] | None) -> list[str]:
+def unaccepted(sockets: Collection[InetSocket], listeners: Collection[int] | None) -> list[str]:
     """Name each listener that has connections waiting or half open, with how many."""
     counted = [
         item

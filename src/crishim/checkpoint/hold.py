@@ -15,19 +15,23 @@ This module never decides when to hold; it knows neither containers nor archives
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from crishim.checkpoint import rules
 from crishim.checkpoint.drain import drain
+from crishim.checkpoint.kept import kept
 from crishim.checkpoint.podlink import INTERFACE, PodLink
 from crishim.errors import NotFound
 from crishim.kernel.netns import NetnsThread
+from crishim.kernel.sockdiag import SockDiag
 from crishim.tools.nft import Nft
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from crishim.checkpoint.kept import Kept
     from crishim.kernel.interface import InterfaceState
     from crishim.kernel.packet import Frame
 
@@ -54,7 +58,7 @@ class HoldRecord:
 
 
 class SourceHold:
-    """Hold everything to and from a pod whose containers are all to be paused.
+    """Hold everything to and from a pod, or only the sockets of one container of it.
 
     Endings: `release` where the container goes on (after a resume, whatever happened before), or
     `keep` once the dump has ended it and then `take_frames`.
@@ -91,17 +95,36 @@ class SourceHold:
         Raises: Precondition: connections still wait to be accepted.
         """
         link = self._link
+        ports = None
+        if listeners is not None:
+            ports = (await self.sockets(listeners)).tcp_ports
         link.tap.start(only_syns=True)
-        await link.inside.run(link.nft.run, rules.syn(self._syn_table, interface=INTERFACE))
+        text = rules.syn(self._syn_table, interface=INTERFACE, ports=ports)
+        await link.inside.run(link.nft.run, text)
         await drain(link.inside, timeout_s=timeout_s, listeners=listeners, orphans=self._lasting)
 
-    async def close(self) -> None:
+    async def sockets(self, inodes: Collection[int]) -> Kept:
+        """Return which of the pod's TCP and UDP sockets have these inodes.
+
+        Call it for `close` after the pause: only then do they not change any more.
+        """
+
+        def inside() -> Kept:
+            with contextlib.closing(SockDiag()) as diag:
+                return kept(diag.tcp(), diag.udp(), inodes=inodes)
+
+        return await self._link.inside.run(inside)
+
+    async def close(self, only: Kept | None = None) -> None:
         """Drop and catch everything from now on.
 
+        Args: only: not everything but these sockets, where other containers of the pod go on.
         Raises: ToolFailed: nft refused; nothing is held, and `release` is still to be called.
         """
-        text = rules.source(self.record.table, interface=INTERFACE, lasting=self._lasting)
-        self._link.tap.start()
+        text = rules.source(
+            self.record.table, interface=INTERFACE, lasting=self._lasting, kept=only
+        )
+        self._link.tap.start(accept=only.matches if only else None)
         await self._link.inside.run(self._link.nft.run, text)
 
     async def release(self) -> int:
@@ -155,13 +178,14 @@ class TargetHold:
         """
         return cls(await PodLink.open(netns))
 
-    async def close(self) -> None:
+    async def close(self, only: Kept | None = None) -> None:
         """Drop and catch what comes in from now on; what goes out passes.
 
+        Args: only: not everything but these sockets, where other containers live in the pod.
         Raises: ToolFailed: nft refused; nothing is held, and `abandon` is still to be called.
         """
-        self.link.tap.start()
-        text = rules.target(self.record.table, interface=INTERFACE)
+        self.link.tap.start(accept=only.matches if only else None)
+        text = rules.target(self.record.table, interface=INTERFACE, kept=only)
         await self.link.inside.run(self.link.nft.run, text)
 
     async def announce(self, state: InterfaceState) -> None:

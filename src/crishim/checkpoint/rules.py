@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from crishim.checkpoint.cni import PortMapping
+    from crishim.checkpoint.kept import Kept
 
 PREFIX = "crishim_hold_"
 _PRIORITY = -500
@@ -28,33 +29,43 @@ def new_table() -> str:
     return PREFIX + secrets.token_hex(6)
 
 
-def source(table: str, *, interface: str, lasting: bool) -> str:
+def source(table: str, *, interface: str, lasting: bool, kept: Kept | None) -> str:
     """Drop every frame of a pod's interface, both ways, and of its loopback.
 
     Loopback too: of two dumped sockets that talk to each other one must not take data after it was
     dumped that the other, dumped later, then counts as delivered.
 
-    Args: lasting: stand after our process; otherwise the kernel removes the table with our socket,
-        which is right as long as the container goes on living.
+    Args:
+        lasting: stand after our process; otherwise the kernel removes the table with our socket,
+            which is right as long as the container goes on living.
+        kept: drop only what belongs to these sockets; None for everything.
     """
     flags = "" if lasting else "flags owner; "
+    into, out = (_into(kept), _out_of(kept)) if kept else ("", "")
     return (
-        f"table netdev {table} {{ {flags}"
-        f"{_chain('in', interface, hook='ingress')}"
-        f"{_chain('out', interface, hook='egress')}"
-        f"{_chain('loop', 'lo', hook='ingress')}"
+        f"table netdev {table} {{ {flags}{_sets(kept) if kept else ''}"
+        f"{_chain('in', interface, hook='ingress', body=into)}"
+        f"{_chain('out', interface, hook='egress', body=out)}"
+        f"{_chain('loop', 'lo', hook='ingress', body=into + out)}"
         "}"
     )
 
 
-def target(table: str, *, interface: str) -> str:
+def target(table: str, *, interface: str, kept: Kept | None) -> str:
     """Drop every frame that comes in; what the restored sockets send first must get out."""
-    return f"table netdev {table} {{ {_chain('in', interface, hook='ingress')}}}"
+    body = _into(kept) if kept else ""
+    chain = _chain("in", interface, hook="ingress", body=body)
+    return f"table netdev {table} {{ {_sets(kept) if kept else ''}{chain}}}"
 
 
-def syn(table: str, *, interface: str) -> str:
-    """Drop what would begin a TCP connection to the pod, and nothing else; for our life only."""
-    body = "tcp flags & (syn | ack) == syn drop;"
+def syn(table: str, *, interface: str, ports: Collection[int] | None) -> str:
+    """Drop what would begin a TCP connection to the pod, and nothing else; for our life only.
+
+    Args: ports: only to these; None for all.
+    """
+    numbers = ", ".join(str(port) for port in sorted(ports or ()))
+    to = f"tcp dport {{ {numbers} }} " if numbers else ""
+    body = f"{to}tcp flags & (syn | ack) == syn drop;" if ports is None or numbers else " "
     chain = _chain("in", interface, hook="ingress", body=body)
     return f"table netdev {table} {{ flags owner; {chain}}}"
 
@@ -74,6 +85,44 @@ def node(table: str, addresses: Iterable[str]) -> str:
         for name, hook in chains.items()
     )
     return f"table inet {table} {{ {text}}}"
+
+
+def _sets(kept: Kept) -> str:
+    ends: dict[int, list[str]] = {4: [], 6: []}
+    for item in sorted(kept.connections):
+        version = ipaddress.ip_address(item.local).version
+        ends[version].append(
+            f"{item.remote} . {item.remote_port} . {item.local} . {item.local_port}"
+        )
+    quad = "type {0} . inet_service . {0} . inet_service;"
+    return (
+        _set("tcp4", quad.format("ipv4_addr"), ends[4])
+        + _set("tcp6", quad.format("ipv6_addr"), ends[6])
+        + _set("tcp_ports", "type inet_service;", [str(port) for port in sorted(kept.tcp_ports)])
+        + _set("udp_ports", "type inet_service;", [str(port) for port in sorted(kept.udp_ports)])
+    )
+
+
+def _set(name: str, kind: str, elements: Sequence[str]) -> str:
+    listed = f"elements = {{ {', '.join(elements)} }};" if elements else ""
+    return f"set {name} {{ {kind} {listed} }}; "
+
+
+def _into(kept: Kept) -> str:
+    ports = "tcp dport @tcp_ports tcp flags & (syn | ack) == syn drop; " if kept.tcp_ports else ""
+    ports += "udp dport @udp_ports drop; " if kept.udp_ports else ""
+    return (
+        "ip saddr . tcp sport . ip daddr . tcp dport @tcp4 drop; "
+        f"ip6 saddr . tcp sport . ip6 daddr . tcp dport @tcp6 drop; {ports}"
+    )
+
+
+def _out_of(kept: Kept) -> str:
+    ports = "udp sport @udp_ports drop; " if kept.udp_ports else ""
+    return (
+        "ip daddr . tcp dport . ip saddr . tcp sport @tcp4 drop; "
+        f"ip6 daddr . tcp dport . ip6 saddr . tcp sport @tcp6 drop; {ports}"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,10 @@ import struct
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 VNET_HDR_BYTES = 10
 
@@ -99,6 +103,7 @@ class Tap:
         self._limits = limits or Limits()
         self._frames: deque[Frame] = deque()
         self._kept_bytes = 0
+        self._accept: Callable[[bytes], bool] | None = None
         self._buffer = bytearray(_FRAME_BYTES_MAX)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
@@ -113,11 +118,22 @@ class Tap:
             self._socket.close()
             raise
 
-    def start(self, *, only_syns: bool = False) -> None:
+    def start(
+        self, *, only_syns: bool = False, accept: Callable[[bytes], bool] | None = None
+    ) -> None:
         """Begin to catch, on the event loop; called again it changes what is caught.
 
-        Args: only_syns: nothing but first segments of TCP connections.
+        Args:
+            only_syns: nothing but first segments of TCP connections.
+            accept: given an Ethernet frame it says whether to keep it; what was caught before is
+                asked about too. None for all.
         """
+        self._accept = accept
+        frames = list(self._frames)
+        self._frames.clear()
+        self._kept_bytes = 0
+        for frame in frames:
+            self._keep(frame)
         self._filter(_TAKE_SYNS if only_syns else _TAKE_OUTGOING)
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
@@ -172,6 +188,8 @@ class Tap:
             self._keep(Frame(time.monotonic_ns(), bytes(memoryview(self._buffer)[:size])))
 
     def _keep(self, frame: Frame) -> None:
+        if self._accept is not None and not self._accept(frame.ethernet):
+            return
         self._frames.append(frame)
         self._kept_bytes += len(frame.data)
         while len(self._frames) > self._limits.frames or self._kept_bytes > self._limits.size_bytes:

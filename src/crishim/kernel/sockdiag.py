@@ -1,4 +1,4 @@
-"""The sockets of a network namespace as the kernel lists them: TCP, MPTCP and UNIX.
+"""The sockets of a network namespace as the kernel lists them: TCP, MPTCP, UDP and UNIX.
 
 A `SockDiag` is a conversation with the namespace of the thread that makes it. Sockets carry the
 inode by which a process's file descriptors name them; inode 0 means that no process has the socket
@@ -62,8 +62,8 @@ CLOSING = (TcpState.FIN_WAIT1, TcpState.LAST_ACK, TcpState.CLOSING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TcpSocket:
-    """A TCP socket.
+class InetSocket:
+    """A TCP, MPTCP or UDP socket.
 
     Attributes:
         receive_queue: bytes not read yet; of a listener, connections not accepted yet.
@@ -112,11 +112,15 @@ class SockDiag:
         """Close the conversation. Safe to repeat."""
         self._socket.close()
 
-    def tcp(self, states: Iterable[TcpState] = tuple(TcpState)) -> list[TcpSocket]:
+    def tcp(self, states: Iterable[TcpState] = tuple(TcpState)) -> list[InetSocket]:
         """Return the TCP sockets in those states, IPv4 then IPv6."""
         return self._inet(socket.IPPROTO_TCP, states)
 
-    def mptcp(self) -> list[TcpSocket]:
+    def udp(self) -> list[InetSocket]:
+        """Return the UDP sockets that have a port."""
+        return self._inet(socket.IPPROTO_UDP, tuple(TcpState))
+
+    def mptcp(self) -> list[InetSocket]:
         """Return the MPTCP sockets, listening ones included; [] where the kernel has none."""
         attribute = _ATTRIBUTE.pack(8, _REQ_PROTOCOL) + struct.pack("=I", _IPPROTO_MPTCP)
         try:
@@ -133,10 +137,10 @@ class SockDiag:
 
     def _inet(
         self, protocol: int, states: Iterable[TcpState], attributes: bytes = b""
-    ) -> list[TcpSocket]:
+    ) -> list[InetSocket]:
         mask = sum(1 << state for state in states)
         return [
-            _tcp_socket(answer)
+            _inet_socket(answer)
             for family in (socket.AF_INET, socket.AF_INET6)
             for answer in self._dump(_INET_REQUEST.pack(family, protocol, 0, mask) + attributes)
         ]
@@ -159,12 +163,12 @@ class SockDiag:
                 at += (size + 3) & ~3
 
 
-def _tcp_socket(answer: bytes) -> TcpSocket:
+def _inet_socket(answer: bytes) -> InetSocket:
     fields = _INET_ANSWER.unpack_from(answer)
     family, state, _, _, source_port, destination_port, source, destination = fields[:8]
     receive_queue, send_queue, _, inode = fields[12:16]
     size = 4 if family == socket.AF_INET else 16
-    return TcpSocket(
+    return InetSocket(
         version=4 if family == socket.AF_INET else 6,
         state=state,
         local=socket.inet_ntop(family, source[:size]),

@@ -78,7 +78,10 @@ class Nft:
             output: bytes = self._library.nft_ctx_get_output_buffer(self._context)
             error: bytes = self._library.nft_ctx_get_error_buffer(self._context)
         if status != 0:
-            raise ToolFailed("nft", 1, details=error.decode(errors="replace").strip())
+            # nft quotes the whole of our text below each complaint.
+            lines = error.decode(errors="replace").splitlines()
+            complaints = [line for line in lines if "Error:" in line]
+            raise ToolFailed("nft", 1, details="; ".join(complaints[:3]))
         return output.decode(errors="replace")
 
     def tables(self) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 import time
@@ -18,7 +19,8 @@ class Talk:
     Args: server, client: namespaces. address: of the server, IPv4 or IPv6.
     """
 
-    def __init__(self, *, server, client, address):
+    def __init__(self, *, server, client, address, port=PORT):
+        self._port = port
         self.answers = 0
         self.longest_gap_s = 0.0
         self.address = address
@@ -30,10 +32,10 @@ class Talk:
         loop = asyncio.get_running_loop()
         for sock in (self._listener, self._caller):
             sock.setblocking(False)
-        self._listener.bind(("", PORT))
+        self._listener.bind(("", self._port))
         self._listener.listen()
         accepting = loop.create_task(loop.sock_accept(self._listener))
-        await loop.sock_connect(self._caller, (self.address, PORT))
+        await loop.sock_connect(self._caller, (self.address, self._port))
         self._caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.connection, _ = await accepting
         self.connection.setblocking(False)
@@ -71,6 +73,10 @@ class Talk:
             last = now
             self.answers += 1
             await asyncio.sleep(0.002)
+
+    def inodes(self):
+        """The server's sockets as the kernel names them."""
+        return {os.fstat(sock.fileno()).st_ino for sock in (self._listener, self.connection)}
 
     def freeze(self):
         """Stop the server where it is."""

@@ -1,0 +1,143 @@
+"""The sockets of one container in a pod whose other containers go on. Pure.
+
+Only these are held then: established connections by their four ends, loopback included, and what
+comes in for its listening and UDP ports. The kernel drops by rules made from this; `matches` says
+the same of a caught frame, so that nothing is sent again that was delivered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from crishim.errors import Corrupt
+from crishim.kernel.sockdiag import TcpState
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from crishim.kernel.sockdiag import InetSocket
+
+_SYN_ACK = 0x12
+_SYN = 0x02
+_UNCONNECTED = (TcpState.LISTEN, TcpState.CLOSE, TcpState.TIME_WAIT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Connection:
+    """A TCP connection by its ends."""
+
+    local: str
+    local_port: int
+    remote: str
+    remote_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What is held of a pod: connections, ports of listeners, ports of UDP sockets."""
+
+    connections: frozenset[Connection] = frozenset()
+    tcp_ports: frozenset[int] = frozenset()
+    udp_ports: frozenset[int] = frozenset()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists for `json.dumps`."""
+        ends = sorted(self.connections)
+        return {
+            "connections": [[c.local, c.local_port, c.remote, c.remote_port] for c in ends],
+            "tcp_ports": sorted(self.tcp_ports),
+            "udp_ports": sorted(self.udp_ports),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Kept:
+        """Read back what `to_json` gave; raise Corrupt for anything else."""
+        try:
+            return cls(
+                connections=frozenset(
+                    Connection(
+                        local=str(ipaddress.ip_address(local)),
+                        local_port=_port(local_port),
+                        remote=str(ipaddress.ip_address(remote)),
+                        remote_port=_port(remote_port),
+                    )
+                    for local, local_port, remote, remote_port in data["connections"]
+                ),
+                tcp_ports=frozenset(_port(port) for port in data["tcp_ports"]),
+                udp_ports=frozenset(_port(port) for port in data["udp_ports"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise Corrupt("not a list of a container's sockets", details=repr(error)) from error
+
+    def matches(self, frame: bytes) -> bool:
+        """Whether an Ethernet frame on its way into the pod is for one of these sockets."""
+        parsed = _transport(frame)
+        if parsed is None:
+            return False
+        protocol, source, destination, body = parsed
+        source_port, destination_port = struct.unpack_from("!HH", body)
+        if protocol == socket.IPPROTO_UDP:
+            return destination_port in self.udp_ports
+        connection = Connection(
+            local=destination,
+            local_port=destination_port,
+            remote=source,
+            remote_port=source_port,
+        )
+        begins = body[13] & _SYN_ACK == _SYN and destination_port in self.tcp_ports
+        return begins or connection in self.connections
+
+
+def kept(tcp: Iterable[InetSocket], udp: Iterable[InetSocket], *, inodes: Collection[int]) -> Kept:
+    """Pick out of a namespace's sockets those that a container's processes have open.
+
+    Args: inodes: of the sockets among the processes' file descriptors.
+    """
+    mine = [item for item in tcp if item.inode in inodes]
+    return Kept(
+        connections=frozenset(
+            Connection(
+                local=_plain(item.local),
+                local_port=item.local_port,
+                remote=_plain(item.remote),
+                remote_port=item.remote_port,
+            )
+            for item in mine
+            if item.state not in _UNCONNECTED
+        ),
+        tcp_ports=frozenset(item.local_port for item in mine if item.state == TcpState.LISTEN),
+        udp_ports=frozenset(item.local_port for item in udp if item.inode in inodes),
+    )
+
+
+def _plain(address: str) -> str:
+    """Return the IPv4 address that an IPv6 socket shows as ::ffff:a.b.c.d."""
+    ip = ipaddress.ip_address(address)
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return str(mapped or ip)
+
+
+def _port(data: object) -> int:
+    if not isinstance(data, int) or not 0 < data < 1 << 16:
+        raise ValueError(f"{data!r:.40} is not a port")
+    return data
+
+
+def _transport(frame: bytes) -> tuple[int, str, str, bytes] | None:
+    kind, packet = frame[12:14], frame[14:]
+    if kind == b"\x08\x00" and len(packet) >= 20:
+        family, protocol, at, ends = socket.AF_INET, packet[9], (packet[0] & 15) * 4, (12, 16, 20)
+    elif kind == b"\x86\xdd" and len(packet) >= 40:
+        family, protocol, at, ends = socket.AF_INET6, packet[6], 40, (8, 24, 40)
+    else:
+        return None
+    size = {socket.IPPROTO_TCP: 20, socket.IPPROTO_UDP: 8}.get(protocol)
+    if size is None or len(packet) < at + size:
+        return None
+    source = socket.inet_ntop(family, packet[ends[0] : ends[1]])
+    destination = socket.inet_ntop(family, packet[ends[1] : ends[2]])
+    return protocol, source, destination, packet[at:]

@@ -126,6 +126,10 @@ async def check(
                 details=f"sandbox {sandbox}",
             )
 
+    nodes = await link.outside.run(link.host_netlink.all_addresses)
+    if taken := wanted & nodes:
+        raise AlreadyExists(f"the address {', '.join(sorted(taken))} is the node's own")
+
     def ask() -> dict[str, str]:
         bridge = link.host_netlink.master(link.host_interface)
         if not bridge:

@@ -126,8 +126,10 @@ def route_from_json(data: object) -> Route:
     """Read back one route; raise Corrupt for anything else."""
     fields = _fields(data, Route)
     try:
+        if not isinstance(fields["destination"], str):
+            raise ValueError("not text")
         destination = ipaddress.ip_network(fields["destination"])
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise Corrupt(f"bad route destination {fields['destination']!r:.80}") from error
     route = Route(
         destination=str(destination),

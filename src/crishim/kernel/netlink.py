@@ -61,6 +61,10 @@ class Netlink:
             neighbours=self._neighbours(index),
         )
 
+    def all_addresses(self) -> frozenset[str]:
+        """Return the addresses of every interface of the namespace."""
+        return frozenset(item.get("local") or item.get("address") for item in self._ipr.get_addr())
+
     def impose(self, state: InterfaceState) -> None:
         """Make MAC, addresses, routes and neighbours of an interface those of `state`.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import json
 import socket
 
@@ -189,6 +190,20 @@ async def test_an_address_of_another_pod_is_refused(network, tmp_path):
             await address.check(preserved, {}, link=target.link)
         network.remove(source)
         await address.check(preserved, {}, link=target.link)
+    finally:
+        await target.abandon()
+
+
+async def test_the_nodes_own_address_is_refused(network, tmp_path):
+    source, new = network.pod(2), network.pod(3)
+    preserved = await address.read(source.path)
+    stolen = dataclasses.replace(
+        preserved, addresses=(dataclasses.replace(preserved.addresses[0], address="10.78.0.1"),)
+    )
+    target, _ = await prepared(new, preserved, tmp_path)
+    try:
+        with pytest.raises(AlreadyExists, match="the node's own"):
+            await address.check(stolen, {}, link=target.link)
     finally:
         await target.abandon()
 

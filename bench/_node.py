@@ -5,6 +5,7 @@ Runs inside a node, with crishim's own stubs, and drives CRI over open channels.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from typing import Any
 
 import grpc
 
-from crishim._proto.crishim.v1 import crishim_pb2_grpc
+from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
 from crishim._proto.runtime.v1 import api_pb2, api_pb2_grpc
 
 IMAGE = "crishim.test/workload:1"
@@ -31,6 +32,11 @@ SCRATCH = Path("/var/lib/crishim/bench")
 _SOCKETS = {"crishim": "/run/crishim/crishim.sock", "containerd": "/run/containerd/containerd.sock"}
 _BUNDLES = Path("/run/containerd/io.containerd.runtime.v2.task/k8s.io")
 _CRIU_CONFIG = SCRATCH / "skip.conf"
+
+QUICK = {"CRIU_CONFIG_FILE": str(_CRIU_CONFIG)}
+"""CRIU without its own network lock, which costs a small process more than its dump."""
+
+PODMAN_NAME = "bench"
 
 CHANNELS = {name: grpc.insecure_channel(f"unix:{path}") for name, path in _SOCKETS.items()}
 CRI = api_pb2_grpc.RuntimeServiceStub(CHANNELS["crishim"])
@@ -122,6 +128,48 @@ class Pod:
         CRI.RemovePodSandbox(api_pb2.RemovePodSandboxRequest(pod_sandbox_id=self.id))
 
 
+class Cleanup(contextlib.ExitStack):
+    """Removes what a benchmark made, whatever becomes of it."""
+
+    def pod(self) -> Pod:
+        pod = Pod.run()
+        self.callback(pod.remove)
+        return pod
+
+
+def stop_into(archive: Path, container: str) -> list[crishim_pb2.CheckpointResult]:
+    """Checkpoint a container and end it; return crishim's result as a list of one."""
+    request = crishim_pb2.CheckpointContainerRequest(
+        container_id=container, output_path=str(archive), stop=True
+    )
+    return [e.result for e in CRISHIM.CheckpointContainer(request) if e.HasField("result")]
+
+
+def restore_from(archive: Path, container: str) -> list[crishim_pb2.RestoreResult]:
+    """Restore a created container and start it; return crishim's result as a list of one."""
+    request = crishim_pb2.RestoreContainerRequest(
+        container_id=container, checkpoint=str(archive), start=True
+    )
+    return [e.result for e in CRISHIM.RestoreContainer(request) if e.HasField("result")]
+
+
+def podman_run(port: int, *arguments: str) -> None:
+    """Start the workload under Podman, in the node's network, and wait until it answers."""
+    options = ["--detach", "--name", PODMAN_NAME, "--network", "host", "--ulimit", "host"]
+    options += ["--env", "GODEBUG=multipathtcp=0"]  # CRIU refuses MPTCP sockets
+    call(["podman", "run", *options, IMAGE, "/workload", *arguments, "-port", str(port)])
+    wait_answer("127.0.0.1", port)
+
+
+def podman_checkpoint(archive: Path, *flags: str) -> None:
+    options = ["--tcp-established", "--file-locks", "--compress", "none", *flags]
+    call(["podman", "container", "checkpoint", *options, "--export", str(archive), PODMAN_NAME])
+
+
+def podman_remove() -> None:
+    call(["podman", "rm", "--force", "--time", "0", "--ignore", PODMAN_NAME])
+
+
 def start(container: str) -> None:
     CRI.StartContainer(api_pb2.StartContainerRequest(container_id=container))
 
@@ -197,26 +245,23 @@ class Runc:
         work = directory.parent
         images = ("--image-path", str(directory), "--work-path", str(work))
         options = (*images, *self._OPTIONS, "ignore", "--bundle", str(bundle), "--detach")
-        # The container keeps runc's output: a pipe would be waited for until it ends.
-        with (work / "output").open("w") as output:
-            done = subprocess.run(
-                [*self._runc, "restore", *options, container],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, **env},
-                check=False,
-            )
+        done = subprocess.run(
+            [*self._runc, "restore", *options, container],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # the container keeps it: it cannot be a pipe
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **env},
+            check=False,
+        )
         if done.returncode != 0:
-            sys.exit(f"runc restore: {done.returncode}\n{(work / 'output').read_text()[-3000:]}")
+            log = (work / "restore.log").read_text(errors="replace")
+            sys.exit(f"runc restore: {done.returncode}\n{log[-3000:]}")
 
 
 class Bundle:
     """The workload under runc alone, in a pod's namespaces: what others are compared with."""
 
     name = "bench-raw"
-    quick = {"CRIU_CONFIG_FILE": str(_CRIU_CONFIG)}
-    """CRIU without its own network lock, which costs a small process more than its dump."""
 
     def __init__(self, pod: Pod, *arguments: str, port: int) -> None:
         self.runc = Runc("/run/bench-runc")
@@ -233,12 +278,15 @@ class Bundle:
         config["root"]["path"] = str(rootfs)
         config["linux"]["cgroupsPath"] = "/bench/raw"
         (self.directory / "config.json").write_text(json.dumps(config))
-        output = (self.directory / "output").open("w")
+        words = ["run", "--detach", "--bundle", str(self.directory), self.name]
+        null = subprocess.DEVNULL  # CRIU knows no files of the node
         subprocess.run(
-            ["runc", "--root", "/run/bench-runc", "run", "-d", "--bundle", str(self.directory),
-             self.name],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=True,
-        )  # fmt: skip
+            ["runc", "--root", "/run/bench-runc", *words],
+            stdin=null,
+            stdout=null,
+            stderr=null,
+            check=True,
+        )
         wait_answer(pod.address, port)
 
     def remove(self) -> None:

@@ -14,6 +14,7 @@ import os
 import stat
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint.blocks import block_digests, changed_extents
@@ -41,6 +42,14 @@ _Mark = tuple[int, int]
 """Inode number and change time: a change of content or attributes always moves the latter."""
 
 
+@dataclass(slots=True)
+class _Links:
+    """The names of one file: the first that was written, and how many were not yet."""
+
+    first: bytes
+    missing: int
+
+
 def keeps_xattr(name: str) -> bool:
     """Tell whether an attribute travels: not the overlay's own, nor a label of the pod or host."""
     if name.startswith(("trusted.overlay.", "user.overlay.")):
@@ -61,7 +70,7 @@ class LayerCapture:
         self._redo: set[int] = set()
         self._cancelled = threading.Event()
         self._entries = 0
-        self._links: dict[int, bytes] = {}
+        self._links: dict[int, _Links] = {}
         self._digests: dict[bytes, list[bytes]] = {}
         self._first = True
         self._fd = -1
@@ -111,10 +120,18 @@ class LayerCapture:
                 if mark != self._root:
                     self._write_directory(root_fd, "")
                 self._walk(root_fd, "", 0, fresh=False)
+                if not self._first and (split := self._split_inodes()):
+                    self._due = split
+                    self._links.clear()
+                    self._walk(root_fd, "", 0, fresh=False)
                 self._root = mark
             finally:
                 os.close(root_fd)
             return self._writer.finish(), self._entries
+
+    def _split_inodes(self) -> set[int]:
+        """Return files of which some names were written and some not: all must be, as one."""
+        return {inode for inode, links in self._links.items() if links.missing}
 
     def _walk(self, path_fd: int, directory: str, depth: int, *, fresh: bool) -> None:
         """Write what changed in a directory; all of it if `fresh`."""
@@ -202,11 +219,12 @@ class LayerCapture:
             return
         self._redo_if_recent(status)
         if status.st_nlink > 1:
-            first = self._links.setdefault(status.st_ino, name)
-            if first != name:
-                self._writer.hard_link(name, first, status)
-                if self._first and first in self._digests:
-                    self._digests[name] = self._digests[first]
+            links = self._links.setdefault(status.st_ino, _Links(name, status.st_nlink))
+            links.missing -= 1
+            if links.first != name:
+                self._writer.hard_link(name, links.first, status)
+                if self._first and links.first in self._digests:
+                    self._digests[name] = self._digests[links.first]
                 return
         xattrs = self._xattrs(fd, path)
         if self._overlay.xattr_prefix + "whiteout" in xattrs:

@@ -84,6 +84,22 @@ def test_a_tree_that_is_undone_between_the_passes_is_gone(source, target, tmp_pa
     assert found == expected
 
 
+def test_names_of_one_file_stay_together_when_a_directory_is_renamed(source, target, tmp_path):
+    def link(root: Path) -> None:
+        (root / "a").mkdir()
+        (root / "a/one").write_text("one inode")
+        for name in ("two", "three"):
+            os.link(root / "a/one", root / name)
+        settle(source.upper)
+
+    def rename(root: Path) -> None:
+        os.rename(root / "a", root / "b")
+
+    expected, found = travel(source, target, tmp_path / "a.tar", before=link, between=rename)
+    assert found == expected
+    assert found["b/one"]["same_file"] == ["b/one", "three", "two"]
+
+
 def test_unchanged_files_are_not_written_again(source, tmp_path):
     with source.mounted() as root:
         nasty(root)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import machine
+from lab import machine, vmcli
 from lab.cache import locked
 from lab.down import take_down
 from lab.enter import exec_in_lab_net, exec_in_node
@@ -34,9 +34,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         head, command = head[:at], head[at + 1 :]
     arguments = _parser().parse_args(head)
     arguments.command = command
-    if arguments.verb in ("exec", "net", "kubectl") and not command:
+    verb = arguments.vm_verb if arguments.verb == "vm" else arguments.verb
+    if verb in ("exec", "net", "kubectl") and not command:
         _parser().error(f"{arguments.verb}: want -- and a command")
-    if command and arguments.verb not in ("exec", "net", "image", "kubectl"):
+    if command and verb not in ("exec", "net", "image", "kubectl"):
         _parser().error(f"{arguments.verb} takes no command")
     return arguments
 
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     logs = verbs.add_parser("logs", help="print the logs of a node's services")
     logs.add_argument("node", help="a node, or `control` for Kubernetes' control plane")
     verbs.add_parser("reload", help="install crishim from the checkout again, on all nodes")
+    vmcli.add_verbs(verbs.add_parser("vm", help="a virtual machine with systemd and cgroup v2"))
     verbs.add_parser("status", help="say what runs, and which versions")
     verbs.add_parser("down", help="remove everything of the lab")
     return parser
@@ -107,6 +109,8 @@ def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int:
             exec_kubectl(settings, arguments.command)
         case "kubelet-api":
             return call_kubelet(settings, arguments.node, arguments.method, arguments.path)
+        case "vm":
+            return vmcli.dispatch(arguments, settings)
         case "logs":
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             print_logs(settings, arguments.node)

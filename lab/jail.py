@@ -15,7 +15,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from lab import syscalls
+from lab import cgroups, syscalls
 from lab.run import run
 
 _BIND = syscalls.MS_BIND | syscalls.MS_REC
@@ -23,7 +23,11 @@ _BIND = syscalls.MS_BIND | syscalls.MS_REC
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Jail:
-    """A root, what is seen in it, and what runs there."""
+    """A root, what is seen in it, and what runs there.
+
+    With `upper`, `root` may be several layers joined by colons, the uppermost first. With
+    `cgroup`, what runs there is found and ended by that cgroup, also what detached itself.
+    """
 
     root: str
     argv: list[str]
@@ -32,6 +36,7 @@ class Jail:
     cwd: str = "/"
     upper: str = ""
     scratch: str = ""
+    cgroup: str = ""
 
 
 def run_in_root(jail: Jail) -> str:
@@ -48,6 +53,8 @@ def run_in_root(jail: Jail) -> str:
 
 def _enter(jail: Jail) -> None:
     syscalls.die_with_parent(signal.SIGKILL)
+    if jail.cgroup:
+        cgroups.join(jail.cgroup, cgroups.LEAF)
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
     root = Path(jail.root)

@@ -31,25 +31,6 @@ _SCRIPTS = {
 }
 
 _REGISTRY_HOSTS = "/etc/containerd/certs.d"
-# The machines this runs on may lack CAP_SYS_RESOURCE and AppArmor's user space.
-_CONTAINERD_V3 = f"""version = 3
-[plugins.'io.containerd.cri.v1.images']
-  snapshotter = 'overlayfs'
-  [plugins.'io.containerd.cri.v1.images'.pinned_images]
-    sandbox = '{PAUSE_IMAGE}'
-  [plugins.'io.containerd.cri.v1.images'.registry]
-    config_path = '{_REGISTRY_HOSTS}'
-[plugins.'io.containerd.cri.v1.runtime']
-  restrict_oom_score_adj = true
-  disable_apparmor = true
-  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
-    runtime_type = 'io.containerd.runc.v2'
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
-      SystemdCgroup = false
-  [plugins.'io.containerd.cri.v1.runtime'.cni]
-    bin_dirs = ['/usr/lib/cni']
-    conf_dir = '/etc/cni/net.d'
-"""
 _CONTAINERD_V2 = f"""version = 2
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE_IMAGE}"
@@ -67,9 +48,37 @@ _CONTAINERD_V2 = f"""version = 2
 """
 
 
-def containerd_config(version: str) -> str:
-    """Return containerd's configuration, in the format of the version (2.4, 2.1 or 1.7)."""
-    return _CONTAINERD_V2 if version.startswith("1.") else _CONTAINERD_V3
+def _containerd_v3(*, whole_machine: bool) -> str:
+    contained, whole = ("false", "true") if whole_machine else ("true", "false")
+    return f"""version = 3
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = 'overlayfs'
+  [plugins.'io.containerd.cri.v1.images'.pinned_images]
+    sandbox = '{PAUSE_IMAGE}'
+  [plugins.'io.containerd.cri.v1.images'.registry]
+    config_path = '{_REGISTRY_HOSTS}'
+[plugins.'io.containerd.cri.v1.runtime']
+  restrict_oom_score_adj = {contained}
+  disable_apparmor = {contained}
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+    runtime_type = 'io.containerd.runc.v2'
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+      SystemdCgroup = {whole}
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    bin_dirs = ['/usr/lib/cni']
+    conf_dir = '/etc/cni/net.d'
+"""
+
+
+def containerd_config(version: str, *, whole_machine: bool = False) -> str:
+    """Return containerd's configuration, in the format of the version (2.4, 2.1 or 1.7).
+
+    Args: whole_machine: the node is a machine of its own with systemd and AppArmor. What nodes
+        inside namespaces run on may lack CAP_SYS_RESOURCE and AppArmor's user space.
+    """
+    if version.startswith("1."):
+        return _CONTAINERD_V2
+    return _containerd_v3(whole_machine=whole_machine)
 
 
 def cni_config(net: NodeNet, options: Options) -> str:

@@ -121,6 +121,21 @@ class Settings:
         """Directory that the lab owns in each cgroup hierarchy."""
         return f"crishim-{self.name}"
 
+    @property
+    def vm_dir(self) -> Path:
+        """Directory of everything that the lab's virtual machine writes on this machine."""
+        return self.state_base / f"{self.name}.vm"
+
+    @property
+    def vm_lock_file(self) -> Path:
+        """Held by whoever brings the virtual machine up or down."""
+        return self.state_base / f"{self.name}.vm.lock"
+
+    @property
+    def vm_cgroup(self) -> str:
+        """Directory that the virtual machine owns in each cgroup hierarchy."""
+        return f"crishim-{self.name}.vm"
+
     def node_names(self, count: int) -> list[str]:
         """Names of the first `count` nodes."""
         return [f"node{number}" for number in range(1, count + 1)]

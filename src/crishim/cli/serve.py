@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = _with_options(configuration.load(arguments.config), arguments)
     # Before grpc is imported: configuring logging while it starts can deadlock.
     log.configure(config.log.level, journald="JOURNAL_STREAM" in os.environ)
+    logging.getLogger(__name__).debug("settings: %s", config)
     from crishim import daemon
 
     return asyncio.run(daemon.serve(config))

@@ -6,6 +6,7 @@ node that its API server does not know.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -77,6 +78,29 @@ class Pod:
         (archive,) = json.loads(answer)["items"]
         return archive
 
+    def crishim_checkpoint(self, name: str, *options: str) -> None:
+        """Run `crishim checkpoint` for the container, into the node's store."""
+        container = self.container()["containerID"].removeprefix("containerd://")
+        self.node.exec("crishim", "checkpoint", container, "--name", name, *options)
+
+    def ask(self, line: str) -> str:
+        """Send one line to the workload in the pod from outside and return its answer."""
+        return nodes.ask(self.address, line, run=self.cluster.lab)
+
+    def events(self, reason: str) -> list[str]:
+        """Return the messages of the pod's events of one kind, such as Unhealthy."""
+        wanted = f"involvedObject.name={self.name},reason={reason}"
+        listed = self.cluster.kubectl("get", "events", "--field-selector", wanted, "-o", "json")
+        return [event["message"] for event in json.loads(listed)["items"]]
+
+    def wait_event(self, reason: str, *, within_s: float = READY_WITHIN_S) -> str:
+        """Wait for an event of one kind; return its message."""
+        end = time.monotonic() + within_s
+        while not (messages := self.events(reason)):
+            assert time.monotonic() < end, f"{self.name}: no event {reason}"
+            time.sleep(0.3)
+        return messages[-1]
+
     def delete(self) -> None:
         """Delete the pod and wait until the kubelet has ended it."""
         self.cluster.kubectl("delete", "pod", self.name, "--ignore-not-found", "--timeout=60s")
@@ -146,8 +170,17 @@ class Cluster:
         self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
         return pod
 
+    def workload(self, *arguments: str, node: str = "", **config: object) -> Pod:
+        """Give a pod with the tests' own program to the API server, for one node if named."""
+        spec = {"nodeName": node} if node else {}
+        return self.pod("/workload", *arguments, image=nodes.IMAGE, spec=spec, **config)
+
     def clean(self) -> None:
-        """Delete all pods of the test."""
+        """Delete all pods of the test; their sandboxes too, as the kubelet would a minute later."""
         for pod in self._pods:
             pod.delete()
         self._pods.clear()
+        for node in self.nodes.values():
+            for sandbox in node.crictl("pods", "-q", "--state", "NotReady").split():
+                with contextlib.suppress(nodes.CommandFailed):  # the kubelet was faster
+                    node.crictl("rmp", sandbox)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,21 +31,26 @@ def lab_options() -> list[str]:
 def lab_up(tmp_path_factory):
     """A running lab with the workload's image on its nodes."""
     nodes.lab("up", *lab_options(), timeout_s=1200)
-    directory = tmp_path_factory.mktemp("image")
-    nodes.lab("go", str(nodes.ROOT / "tests" / "workload"), str(directory / "workload"))
-    (directory / "tmp").mkdir()
-    nodes.lab("image", nodes.IMAGE, str(directory), "--", "/workload")
+    add_workload(nodes.lab, tmp_path_factory.mktemp("image"))
     yield
     if not os.environ.get("CRISHIM_TEST_KEEP_LAB"):
         nodes.lab("down")
 
 
+def add_workload(lab: Callable[..., str], directory: Path) -> None:
+    """Give the image of the tests' own program to the nodes of a lab."""
+    lab("go", str(nodes.ROOT / "tests" / "workload"), str(directory / "workload"))
+    (directory / "tmp").mkdir()
+    lab("image", nodes.IMAGE, str(directory), "--", "/workload")
+
+
 @pytest.fixture(scope="session")
-def cluster_up():
+def cluster_up(tmp_path_factory):
     """A running lab with Kubernetes on two nodes."""
     cluster = kubernetes.Cluster(2)
     up = ("up", *lab_options(), "--kubernetes", "--nodes", str(len(cluster.nodes)))
     cluster.lab(*up, timeout_s=2400)
+    add_workload(cluster.lab, tmp_path_factory.mktemp("image"))
     yield cluster
     if not os.environ.get("CRISHIM_TEST_KEEP_LAB"):
         cluster.lab("down")

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,11 +137,15 @@ class Node:
 class Client:
     """The client outside the node, on connections without reconnect code."""
 
-    def __init__(self, address: str, *options: str, port: int = 9000) -> None:
-        argv = [str(LAB), "net", "--", "python3", str(CLIENT), address, str(port)]
-        argv += ["--interface", "lab-u", *options]
+    COMMAND = (str(LAB), "net", "--", "python3", str(CLIENT))
+    INTERFACE = "lab-u"
+
+    def __init__(
+        self, address: str, *options: str, port: int = 9000, env: dict[str, str] | None = None
+    ) -> None:
+        argv = [*self.COMMAND, address, str(port), "--interface", self.INTERFACE, *options]
         self._process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=env
         )
         self._guard = threading.Timer(240, self._process.kill)
         self._guard.start()
@@ -176,15 +181,16 @@ class Client:
 
     def close(self) -> dict:
         """End the client and return its last report."""
-        assert self._process.stdin is not None
+        assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         last = self._answer()
         self._process.wait(timeout=10)
+        self._process.stdout.close()
         self._guard.cancel()
         return last
 
 
-def ask(address: str, line: str, *, port: int = 9000) -> str:
+def ask(address: str, line: str, *, port: int = 9000, run: Callable[..., str] = lab) -> str:
     """Send one line to a workload from outside and return its answer."""
     code = (
         "import socket,sys;"
@@ -192,4 +198,4 @@ def ask(address: str, line: str, *, port: int = 9000) -> str:
         "s.sendall(sys.argv[3].encode()+b'\\n');"
         "print(s.makefile().readline().strip())"
     )
-    return lab("net", "--", "python3", "-c", code, address, str(port), line).strip()
+    return run("net", "--", "python3", "-c", code, address, str(port), line).strip()

@@ -132,6 +132,23 @@ def test_sigterm_lets_a_running_exec_end(services: nodes.Node) -> None:
     assert services.crictl("ps", "-q").split() == [container]
 
 
+def test_sigterm_in_the_middle_of_a_dump_lets_it_end(services: nodes.Node) -> None:
+    container, archive = services.pod().run("-memory-mb", "300"), "/var/lib/stopped.tar"
+    argv = [str(nodes.LAB), "exec", services.name, "--"]
+    argv += ["crishim", "checkpoint", container, "--json", "--output", archive]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as dump:
+        assert dump.stdout is not None
+        while json.loads(dump.stdout.readline())["phase"]["name"] != "pause":
+            pass
+        services.exec("service", "crishim", "stop")
+        last = json.loads(dump.stdout.read().splitlines()[-1])
+        assert dump.wait(timeout=10) == 0
+    assert last["result"]["path"] == archive
+    services.exec("rm", archive)
+    services.exec("service", "crishim", "start")
+    assert services.crictl("ps", "-q").split() == [container]
+
+
 def test_killed_crishim_comes_back_and_containers_go_on(services: nodes.Node) -> None:
     pod = services.pod()
     container = pod.run()

@@ -19,6 +19,7 @@ from crishim._proto.runtime.v1 import api_pb2, api_pb2_grpc
 from crishim.config import Config, ContainerdConfig, LogConfig, ServerConfig
 from crishim.errors import Busy, InvalidRequest
 from crishim.paths import Paths
+from crishim.server import health
 from tests.fakes.cri_server import OPTIONS, RUNTIME, FakeRuntime, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -107,6 +108,28 @@ async def test_containerd_may_come_later(config: Config, manager: Manager) -> No
 
         await manager.says("STATUS=containerd does not answer")
         await health_becomes(client, NOT_SERVING)
+
+
+async def test_containerd_that_hangs_is_noticed(
+    config: Config, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PROBE_INTERVAL_S", 0.02)
+    monkeypatch.setattr(health, "PROBE_TIMEOUT_S", 0.05)
+    runtime = FakeRuntime()
+    answers, works = runtime.answers[RUNTIME + "Version"], asyncio.Event()
+
+    async def hang(requests, context):
+        await works.wait()
+        await answers(requests, context)
+
+    works.set()
+    runtime.answers[RUNTIME + "Version"] = hang
+    async with serving(runtime, config.containerd.socket), running(config, manager) as client:
+        await health_becomes(client, SERVING)
+        works.clear()
+        await health_becomes(client, NOT_SERVING)
+        works.set()
+        await health_becomes(client, SERVING)
 
 
 async def test_sigterm_lets_a_running_call_end(config: Config, manager: Manager) -> None:

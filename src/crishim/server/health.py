@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 PROBE_INTERVAL_S = 10.0
 """A lost connection is seen at once; this is for a containerd that hangs."""
-_PROBE_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 5.0
 
 SERVICES = tuple(
     service.full_name
@@ -74,9 +74,7 @@ class Watch:
 
     async def _probe(self) -> None:
         try:
-            version = await self._runtime.Version(
-                api_pb2.VersionRequest(), timeout=_PROBE_TIMEOUT_S
-            )
+            version = await self._runtime.Version(api_pb2.VersionRequest(), timeout=PROBE_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             text = f"containerd does not answer at {self._socket}; waiting for it"
             await self._tell(text, serving=False, reason=error.details() or "")

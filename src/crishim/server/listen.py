@@ -82,9 +82,14 @@ def make_directory(directory: Path) -> None:
 def locked(file: Path) -> Iterator[None]:
     """Hold the lock `file` inside the block. The file stays: removing it would free two locks.
 
-    Raises: Busy: another process holds it; the text names its pid.
+    Raises:
+        Busy: another process holds it; the text names its pid.
+        Precondition: the file cannot be made.
     """
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise Precondition(f"cannot open the lock {file}", details=str(error)) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

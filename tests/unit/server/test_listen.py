@@ -116,6 +116,13 @@ def test_second_holder_of_the_lock_learns_of_the_first(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def test_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to("elsewhere")
+    with pytest.raises(Precondition, match="cannot open the lock"), locked(tmp_path / "lock"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_children_do_not_inherit_the_lock(tmp_path: Path) -> None:
     with locked(tmp_path / "lock"):
         inheritable = [int(name) for name in os.listdir("/proc/self/fd") if name.isdecimal()]

@@ -104,10 +104,18 @@ class ArchiveReader:
             raise Corrupt(f"{self.path} and its manifest do not agree", details=", ".join(wrong))
         return manifest
 
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def verify(
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        images: Path | None = None,
+    ) -> None:
         """Compare every entry with its digest in the manifest.
 
-        Args: progress: told bytes done and bytes in all, from threads, one call at a time.
+        Args:
+            progress: told bytes done and bytes in all, from threads, one call at a time.
+            images: where CRIU will read its images. They are compared there, and not in the
+                archive: it is what counts, and the restore then finds them in memory.
         Raises: Corrupt: names the first entry that differs; and as `manifest`.
         """
         entries = self.manifest().entries
@@ -123,13 +131,23 @@ class ArchiveReader:
                     progress(done, total)
 
         def check(entry: manifests.Entry) -> None:
-            member = self.members[entry.name]
-            if digest_range(self._fd, member.offset, member.size, step) != entry.digest:
+            if self._digest(self.members[entry.name], images, step) != entry.digest:
                 raise Corrupt(f"{self.path}: the entry {entry.name} is damaged")
 
         with ThreadPoolExecutor(_THREADS, "archive-verify") as executor:
             for _ in executor.map(check, entries):
                 pass
+
+    def _digest(self, member: Member, images: Path | None, step: Callable[[int], None]) -> str:
+        if images is None or not member.name.startswith(IMAGE_DIRECTORY):
+            return digest_range(self._fd, member.offset, member.size, step)
+        with storage_errors(f"cannot read the images of {self.path}"):
+            name = images / member.name.removeprefix(IMAGE_DIRECTORY)
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return digest_range(fd, 0, member.size, step)
+        finally:
+            os.close(fd)
 
     def extract_images(self, directory: Path) -> int:
         """Write CRIU's images into an empty directory, 0600 each; return their total size.

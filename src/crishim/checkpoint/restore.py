@@ -1,9 +1,10 @@
 """Restore a checkpoint into a created container: "first the body, then the soul".
 
     prepare, before the container is started      undo
-      open      index, manifest, digests          -
+      open      index, manifest                   -
       compare   platform, mounts, runtime         -
       images    mount or unpack them              unmounted, removed
+      verify    digests                           -
       layer     write it into the new snapshot    the caller removes the container
       log       let it begin with the old one     -
       exchange  the record names our wrapper      the record is created again
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from crishim.checkpoint import body, compare, logs, pending
+from crishim.checkpoint import body, compare, logs, pending, pids
 from crishim.checkpoint.flow import in_thread, unbroken
 from crishim.checkpoint.images import ImageDirectories, remove_images
 from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
@@ -109,17 +110,19 @@ class Restorer:
             with phases.step("open"):
                 archive = undo.enter_context(await in_thread(ArchiveReader.open, path))
                 manifest = await in_thread(archive.manifest)
-                await in_thread(archive.verify)
             with phases.step("compare"):
                 created = await self.cri.container(container)
                 runc = await self._runc(created)
                 facts = await runcs.facts(runc.binary)
                 compare.check(created, manifest, path)
+                await pids.make_room(created.spec, archive.members)
             undo.push_async_exit(self._undo_preparation(container))
             with phases.step("images"):
                 await in_thread(tree.make_private_dir, directory)
                 await in_thread(tree.make_private_dir, directory / "work")
                 images = await self.images.make(archive, directory / "images")
+            with phases.step("verify"):
+                await in_thread(lambda: archive.verify(images=images))
             with phases.step("layer"):
                 await self._layer(created, archive)
             with phases.step("log"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from crishim.errors import Corrupt, Precondition
 from crishim.kernel import process
+from crishim.tools.known import Known
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +105,9 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
+_version: Known[str] = Known()
+
+
 async def version(*, container: str) -> str:
     """Return CRIU's version.
 
@@ -116,13 +120,18 @@ async def version(*, container: str) -> str:
         hint="install CRIU 4.2 or newer",
     )
     try:
-        done = await process.run(["criu", "--version"], timeout_s=_TIMEOUT_S)
+        found = await _version.get("criu", _ask_version)
     except Precondition as error:
         raise refusal from error
-    match = _VERSION.search(done.stdout.decode(errors="replace"))
-    if not match or _number(match.group(1)) < _OLDEST:
+    if not found or _number(found) < _OLDEST:
         raise refusal
-    return match.group(1)
+    return found
+
+
+async def _ask_version() -> str:
+    done = await process.run(["criu", "--version"], timeout_s=_TIMEOUT_S)
+    match = _VERSION.search(done.stdout.decode(errors="replace"))
+    return match.group(1) if match else ""
 
 
 def _number(version: str) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from crishim.errors import Precondition, ToolFailed
 from crishim.kernel import process
 from crishim.tools import logs
+from crishim.tools.known import Known
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,11 +102,18 @@ class CheckpointOptions:
         ]
 
 
+_facts: Known[RuncFacts] = Known()
+
+
 async def facts(binary: str) -> RuncFacts:
-    """Ask a runc what it is and what its checkpoint command knows.
+    """Return what a runc is and what its checkpoint command knows.
 
     Raises: Precondition: the binary is missing or is not runc.
     """
+    return await _facts.get(binary, lambda: _ask(binary))
+
+
+async def _ask(binary: str) -> RuncFacts:
     done = await process.run([binary, "--version"], timeout_s=_TIMEOUT_S)
     text = done.stdout.decode(errors="replace")
     match = _VERSION.match(text)

@@ -205,3 +205,15 @@ def test_a_directory_that_others_may_write_is_refused(archive):
 def test_a_private_archive_is_trusted(archive):
     with ArchiveReader.open(archive) as reader:
         assert reader.manifest().container.name == "counter"
+
+
+def test_images_are_compared_where_criu_will_read_them(archive, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    with open_any(archive) as reader:
+        reader.extract_images(images)
+        reader.verify(images=images)
+        victim = max(images.iterdir(), key=lambda path: path.stat().st_size)
+        victim.write_bytes(bytes(victim.stat().st_size))
+        with pytest.raises(Corrupt, match=victim.name):
+            reader.verify(images=images)

@@ -60,7 +60,7 @@ async def check() -> Finding:
     try:
         done = await process.run(["criu", "check"], timeout_s=_CHECK_TIMEOUT_S)
     except CrishimError as problem:
-        return error("criu.check", f"`criu check` cannot be run: {problem}", cure=_INSTALL)
+        return error("criu.check", f"`criu check` cannot be run: {problem.brief}", cure=_INSTALL)
     if done.exit_status == 0:
         return ok("criu.check", "`criu check` is content")
     lines = (done.stdout + done.stderr).decode(errors="replace").splitlines()

@@ -73,7 +73,9 @@ async def _handler(handler: Handler) -> Finding:
         facts = await runcs.facts(handler.binary or "runc")
     except CrishimError as problem:
         return severity(
-            name, f"the handler {handler.name}: {problem}", cure=f"install runc 1.3; or {cure}"
+            name,
+            f"the handler {handler.name}: {problem.brief}",
+            cure=f"install runc 1.3; or {cure}",
         )
     if _numbers(facts.version) < _OLDEST_RUNC:
         return warning(

@@ -87,6 +87,18 @@ class Pod:
         """Send one line to the workload in the pod from outside and return its answer."""
         return nodes.ask(self.address, line, run=self.cluster.lab)
 
+    def memory_bytes(self, *, within_s: float = READY_WITHIN_S) -> int:
+        """Return the memory that the kubelet's statistics say the container uses, once they do."""
+        end = time.monotonic() + within_s
+        path = f"/api/v1/nodes/{self.node.name}/proxy/stats/summary"
+        while time.monotonic() < end:
+            pods = json.loads(self.cluster.kubectl("get", "--raw", path))["pods"]
+            found = [pod for pod in pods if pod["podRef"]["name"] == self.name]
+            if found and (used := found[0]["containers"][0]["memory"].get("workingSetBytes")):
+                return used
+            time.sleep(1)
+        raise AssertionError(f"{self.name}: no statistics")
+
     def events(self, reason: str) -> list[str]:
         """Return the messages of the pod's events of one kind, such as Unhealthy."""
         wanted = f"involvedObject.name={self.name},reason={reason}"

@@ -93,6 +93,17 @@ def test_checkpoint_of_an_unknown_container_is_not_found(cluster):
     assert "404" in failed.value.stderr
 
 
+def test_checkpoint_without_criu_fails_in_the_words_that_kubernetes_knows(cluster):
+    pod = cluster.pod(*COUNT).wait("condition=Ready")
+    pod.node.exec("mv", "/usr/sbin/criu", "/usr/sbin/criu.away")
+    try:
+        with pytest.raises(nodes.CommandFailed, match=r"too old \(<31600\). Failed to checkpoint"):
+            pod.checkpoint()
+    finally:
+        pod.node.exec("mv", "/usr/sbin/criu.away", "/usr/sbin/criu")
+    assert pod.exec("echo", "hello").strip() == "hello"
+
+
 def test_pods_live_on_while_crishim_is_away(cluster):
     pod = cluster.pod(*COUNT).wait("condition=Ready")
     before = pod.container()["containerID"]

@@ -45,9 +45,38 @@ def test_pod_goes_on_from_the_kubelets_checkpoint(cluster):
     assert pod.ask("read /tmp/kept") == "read first line"
     numbers = [int(line.split()[1]) for line in pod.logs() if line.startswith("line ")]
     assert numbers == list(range(len(numbers)))
+
+
+def test_restored_container_is_an_ordinary_one(cluster):
+    source = counted(cluster, "-memory-mb", "20")
+    archive, image = source.checkpoint(), source.container()["imageID"]
+    source.delete()
+    pod = restored(cluster, archive).wait("condition=Ready")
+    assert pod.container()["imageID"] == image
     with pytest.raises(nodes.CommandFailed) as failed:
         pod.exec("/workload", "-no-such-flag")
     assert failed.value.status == 2
+    assert pod.memory_bytes() > 20 << 20
+    assert pod.checkpoint() != archive
+    assert pod.ask("count 4") == "count 4 4"
+
+
+@pytest.mark.parametrize("daemon", ["crishim", "containerd"])
+def test_restored_pod_lives_on_while_a_daemon_is_away(cluster, daemon):
+    source = counted(cluster)
+    archive = source.checkpoint()
+    source.delete()
+    pod = restored(cluster, archive).wait("condition=Ready")
+    pod.node.exec("service", daemon, "crash")
+    try:
+        assert pod.ask("count 4") == "count 4 4"
+    finally:
+        pod.node.exec("service", daemon, "start")
+    with pytest.raises(nodes.CommandFailed) as failed:
+        pod.exec("/workload", "-no-such-flag")
+    assert failed.value.status == 2
+    assert pod.ask("count 5") == "count 5 5"
+    assert pod.container()["restartCount"] == 0
 
 
 def test_crash_after_a_restore_starts_cold(cluster):

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import threading
 
-from crishim.errors import Precondition, ToolFailed
+from crishim.errors import NoSpace, Precondition, ToolFailed
 
 _LIBRARY = "libnftables.so.1"
+# FD_SETSIZE is 1024, and glibc aborts beyond it; the margin is for whoever opens files meanwhile.
+_DESCRIPTOR_MAX = 1000
 # The library keeps global caches without locks; one call at a time costs the others 0.2 ms.
 _lock = threading.Lock()
 
@@ -48,11 +51,22 @@ def available() -> bool:
     return True
 
 
+def _spare_descriptor() -> None:
+    """Refuse where the library's socket would get a number that its select(2) cannot take."""
+    fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    os.close(fd)
+    if fd >= _DESCRIPTOR_MAX:
+        raise NoSpace(
+            f"{fd} files are open, too many for libnftables", hint="try again when less is going on"
+        )
+
+
 class Nft:
     """A warm context for the network namespace of the thread that makes it.
 
     Raises:
         Precondition: libnftables is not installed.
+        NoSpace: so many files are open that libnftables would abort the process.
     """
 
     def __init__(self) -> None:
@@ -62,6 +76,7 @@ class Nft:
             raise Precondition(
                 "libnftables is not installed", details=str(error), hint="install libnftables1"
             ) from error
+        _spare_descriptor()
         with _lock:
             self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
             self._library.nft_ctx_buffer_output(self._context)

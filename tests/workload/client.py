@@ -64,10 +64,14 @@ class Connection(threading.Thread):
 
 
 class Wire(threading.Thread):
-    """Counts what must not be seen: RST, FIN and ICMP errors to or from one address."""
+    """Counts what must not be seen: RST and FIN of our connections, ICMP errors about the address.
 
-    def __init__(self, interface: str, address: str) -> None:
+    Args: ports: our own ends of the connections.
+    """
+
+    def __init__(self, interface: str, address: str, ports: set[int]) -> None:
         super().__init__(daemon=True)
+        self.ports = ports
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         self.socket.bind((interface, 0))
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -78,12 +82,12 @@ class Wire(threading.Thread):
         while True:
             frame = self.socket.recv(1 << 17)
             if self.address in frame[14:134]:
-                name = alarm(frame)
+                name = alarm(frame, self.ports)
                 if name:
                     self.seen.append(name)
 
 
-def alarm(frame: bytes) -> str:
+def alarm(frame: bytes, ports: set[int]) -> str:
     """Return what is wrong with an Ethernet frame: "RST", "FIN", "ICMP error" or ""."""
     kind = struct.unpack("!H", frame[12:14])[0]
     if kind == 0x0800:
@@ -93,6 +97,8 @@ def alarm(frame: bytes) -> str:
     else:
         return ""
     if protocol == socket.IPPROTO_TCP and len(frame) > at + 13:
+        if not ports & set(struct.unpack("!HH", frame[at : at + 4])):
+            return ""
         flags = frame[at + 13]
         return "RST" if flags & 4 else "FIN" if flags & 1 else ""
     if protocol == socket.IPPROTO_ICMP and frame[at] in (3, 5, 11, 12):
@@ -126,12 +132,14 @@ def main() -> int:
     parser.add_argument("--period-ms", type=float, default=2)
     parser.add_argument("--interface", default="")
     options = parser.parse_args()
-    wire = Wire(options.interface, options.address) if options.interface else None
     connections = [
         Connection(options.address, options.port, options.period_ms / 1e3)
         for _ in range(options.connections)
     ]
-    if wire:
+    wire = None
+    if options.interface:
+        ports = {connection.socket.getsockname()[1] for connection in connections}
+        wire = Wire(options.interface, options.address, ports)
         wire.start()
     for connection in connections:
         connection.start()

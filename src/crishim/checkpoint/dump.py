@@ -4,6 +4,7 @@
     preflight  refuse what cannot work                          nothing to undo
     prepare    working directory, half archive, guardian        removed, discharged
     layer      first pass over the writable layer               goes with the half archive
+    blocks     write the archive's blocks ahead                 goes with the half archive
     pause      freeze the processes                             thawed
     memory     hold the connections; CRIU writes the memory,    let go
                second pass over the layer beside it
@@ -164,6 +165,9 @@ class _Dump:
             with step("layer"):
                 capture = LayerCapture(self._source.layer)
                 await self._layer(writer, capture)
+            with step("blocks"):
+                # Blocks that exist already shorten the pause, and a full disk is found before it.
+                await in_thread(writer.prepare, await in_thread(procs.memory_bytes, self._pids))
             guardian = await self._guard(undo, writer, hold)
             with step("pause"):
                 frozen_at_ns = time.time_ns()
@@ -180,8 +184,9 @@ class _Dump:
                     if hold is not None:
                         await hold.release()
             with step("pack", deadline=stop):
+                await in_thread(self._add_entries, writer, changes, frozen_at_ns)
                 manifest = self._manifest(tools, frozen_at_ns, interfaces)
-                size = await self._pack(writer, manifest, changes, hold)
+                size = await self._commit(writer, manifest, hold)
                 await guardian.discharge()
             if stop:
                 with step("end", deadline=False):
@@ -206,10 +211,8 @@ class _Dump:
         undo.push(keep)
 
     async def _archive(self, undo: contextlib.AsyncExitStack) -> ArchiveWriter:
-        memory_bytes = await in_thread(procs.memory_bytes, self._pids)
         writer = await in_thread(ArchiveWriter.create, self._target)
         undo.callback(writer.abort)
-        await in_thread(writer.prepare, memory_bytes)
         return writer
 
     async def _prepare_hold(self, undo: contextlib.AsyncExitStack) -> SourceHold | None:
@@ -324,11 +327,10 @@ class _Dump:
             ),
         )
 
-    async def _pack(
-        self, writer: ArchiveWriter, manifest: Manifest, changes: int, hold: SourceHold | None
+    async def _commit(
+        self, writer: ArchiveWriter, manifest: Manifest, hold: SourceHold | None
     ) -> int:
-        """Complete the archive and let it appear; with `stop` this is the point of no return."""
-        await in_thread(self._add_entries, writer, manifest, changes)
+        """Let the archive appear; with `stop` this is the point of no return."""
         if self._request.stop:
             await self._dumper.held.keep(self._source, hold, manifest, archive=self._target)
         try:
@@ -340,16 +342,14 @@ class _Dump:
         self._kept = self._request.stop
         return size
 
-    def _add_entries(self, writer: ArchiveWriter, manifest: Manifest, changes: int) -> None:
-        writer.add_images(self._work / "images")
+    def _add_entries(self, writer: ArchiveWriter, changes: int, frozen_at_ns: int) -> None:
+        self._image_bytes += writer.add_images(self._work / "images")
         if self._changes_bytes:
             writer.add_file(SECOND_MEMBER, changes)
         for name in ("stats-dump", "dump.log"):
             writer.add_bytes(name, (self._work / name).read_bytes())
-        at_ns = manifest.created_at_ns
-        for name, data in metadata.entries(
-            self._source.container, checkpointed_at_ns=at_ns
-        ).items():
+        described = metadata.entries(self._source.container, checkpointed_at_ns=frozen_at_ns)
+        for name, data in described.items():
             writer.add_bytes(name, data)
         if self._source.log is not None:
             logs.add(writer, self._source.log, size_bytes=self._log_bytes)

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         output_path=os.path.abspath(arguments.output) if arguments.output else "",
         name=arguments.name or "",
         stop=arguments.stop,
-        tcp=crishim_pb2.TcpMode.Value(f"TCP_MODE_{arguments.tcp.upper()}"),
+        tcp=f"TCP_MODE_{arguments.tcp.upper()}",
         timeout_s=arguments.timeout,
     )
     with client.service(arguments.socket) as service:

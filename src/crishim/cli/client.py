@@ -47,7 +47,7 @@ def service(socket: str) -> Iterator[Any]:
 
     with grpc.insecure_channel(f"unix:{socket}", options=_OPTIONS) as channel:
         try:
-            yield crishim_pb2_grpc.CheckpointRestoreStub(channel)
+            yield crishim_pb2_grpc.CheckpointRestoreStub(channel)  # type: ignore[arg-type]
         except grpc.RpcError as error:
             code, details = error.code(), error.details() or ""
             if code is grpc.StatusCode.UNAVAILABLE and "containerd" not in details:

@@ -64,13 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
     request = crishim_pb2.RestoreContainerRequest(
         container_id=arguments.container,
         checkpoint=checkpoint,
+        address=f"ADDRESS_MODE_{(arguments.address or 'unspecified').upper()}",
+        tcp=f"TCP_MODE_{(arguments.tcp or 'unspecified').upper()}",
         start=not arguments.no_start,
         timeout_s=arguments.timeout,
     )
-    if arguments.address:
-        request.address = crishim_pb2.AddressMode.Value(f"ADDRESS_MODE_{arguments.address.upper()}")
-    if arguments.tcp:
-        request.tcp = crishim_pb2.TcpMode.Value(f"TCP_MODE_{arguments.tcp.upper()}")
     with client.service(arguments.socket) as service:
         result = client.follow(service.RestoreContainer(request), as_json=arguments.json)
     if not arguments.json:

@@ -105,3 +105,14 @@ def _targets(pid: int) -> list[str]:
             with contextlib.suppress(OSError):
                 targets.append(os.readlink(f"{directory}/{name}"))
     return targets
+
+
+def thread_ids_inside(pid: int) -> set[int]:
+    """Return the ids of a process's threads as its own pid namespace counts them."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/status"):
+        with contextlib.suppress(OSError):
+            for line in task.read_text(encoding="utf-8", errors="replace").splitlines():
+                if line.startswith("NSpid:"):
+                    found.add(int(line.split()[-1]))
+    return found

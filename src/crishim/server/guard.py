@@ -55,11 +55,20 @@ class Calls:
         """Count one call; raise Unavailable if the daemon is stopping."""
         if self.stopping:
             raise Unavailable(STOPPING)
-        self._running += 1
+        self.begin()
         try:
             yield
         finally:
-            self._running -= 1
+            self.end()
+
+    def begin(self) -> None:
+        """Count one call, which `end` must end; `running` for those who can afford it."""
+        self._running += 1
+
+    def end(self) -> None:
+        """Count a call off."""
+        self._running -= 1
+        if self.stopping:
             self._changed.set()
 
     @contextlib.contextmanager

@@ -178,16 +178,19 @@ class Relay(grpc.GenericRpcHandler):
     def _unary(self, method: str) -> Unary[bytes, bytes]:
         forward, refuse, calls = self._forwarder.forward, self._forwarder.refuse, self._calls
 
+        # Every call of a kubelet comes through here: no context manager, no log line.
         async def relay(request: bytes, context: Context) -> bytes:
             if calls.stopping:
                 _refuse_stopping(context)
                 return b""
-            with calls.running():
-                try:
-                    return await forward(method, request, context)
-                except grpc.aio.AioRpcError as error:
-                    refuse(error, context)
-                    return b""
+            calls.begin()
+            try:
+                return await forward(method, request, context)
+            except grpc.aio.AioRpcError as error:
+                refuse(error, context)
+                return b""
+            finally:
+                calls.end()
 
         return relay
 

@@ -80,7 +80,7 @@ TOOLS = (
     ),
     GoBuild(
         module="standins",
-        packages=("./pause", "./nonewprivs"),
+        packages=("./nonewprivs",),
         directory="usr/local/lib/lab",
     ),
 )

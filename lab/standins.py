@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _E2E = "registry.k8s.io/e2e-test-images"
 _STAGING = "gcr.io/k8s-staging-cri-tools"
+# One process of one thread, like the real one: threads would take process ids that a checkpoint
+# restored into the pod's pid namespace needs. Unlike the real one it reaps no orphans.
+_PAUSE = ("tail", "-f", "/dev/null")
 _WEB_ROOT = "/usr/share/nginx/html"
 _OCI_DIRECTORY = "layer/usr/local/share/lab/oci/standins"
 # Applets that this busybox lacks.
@@ -76,7 +79,6 @@ def _build(out: Path, base: Path, tools: Path) -> None:
     programs = tools / "usr/local/lib/lab"
     layers = {
         "busybox": _layer(out, lambda root: _busybox_root(root, base / "usr/bin/busybox")),
-        "pause": _layer(out, lambda root: _program(root, programs / "pause", 0o755)),
         "nnp": _layer(out, lambda root: _program(root, programs / "nonewprivs", 0o4755)),
         "web": _layer(out, lambda root: _web_root(root, port=80)),
         "hostweb": _layer(out, lambda root: _web_root(root, port=12003)),
@@ -102,7 +104,7 @@ def standin_list(layers: dict[str, Blob]) -> list[Image]:
     architecture = ARCHITECTURES.get(platform.machine(), platform.machine())
     same_image = [f"{_STAGING}/test-image-tags:{tag}" for tag in (1, 2, 3)]
     return [
-        _image(PAUSE_IMAGE, (layers["pause"],), ("/pause",)),
+        _image(PAUSE_IMAGE, busybox, _PAUSE),
         _image("docker.io/library/busybox:latest", busybox, shell),
         _image(f"{_E2E}/busybox:1.29-2", busybox, shell),
         _image(f"{_E2E}/nginx:1.14-2", web, nginx),

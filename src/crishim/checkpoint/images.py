@@ -25,13 +25,19 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MKFS_TIMEOUT_S = 60.0
+UNPACK_BYTES = 8 << 20
+"""So much is copied sooner than mkfs.erofs has started."""
 
 
 class ImageDirectories:
-    """Makes image directories; remembers whether this node can mount archives in place."""
+    """Makes image directories; remembers whether this node can mount archives in place.
 
-    def __init__(self) -> None:
+    Args: unpack_bytes: images of up to this size are unpacked.
+    """
+
+    def __init__(self, *, unpack_bytes: int = UNPACK_BYTES) -> None:
         self._in_place = True
+        self._unpack_bytes = unpack_bytes
 
     async def make(self, archive: ArchiveReader, work_dir: Path) -> Path:
         """Give the images of an archive as a directory for `runc restore --image-path`.
@@ -44,7 +50,7 @@ class ImageDirectories:
         """
         await asyncio.to_thread(make_private_dir, work_dir)
         images = archive.images()
-        if self._in_place:
+        if self._in_place and sum(image.size for image in images) > self._unpack_bytes:
             try:
                 return await _mount_in_place(archive, work_dir)
             except (CrishimError, OSError) as error:

@@ -1,36 +1,18 @@
-"""Find the cgroup of a process and the processes below it, on cgroup v1 and v2.
+"""Find the processes of a cgroup, freeze and thaw them, on v1 and v2.
 
-Freezing is runc's business; this module only reads.
-Source: cgroups(7); kernel Documentation/admin-guide/cgroup-v2.rst.
+Source: cgroups(7); kernel Documentation/admin-guide/cgroup-v2.rst and
+cgroup-v1/freezer-subsystem.rst.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
-from crishim.errors import NotFound
+from crishim.errors import DeadlineExceeded, NotFound
 
-_MOUNT = Path("/sys/fs/cgroup")
-_UNIFIED = _MOUNT / "cgroup.controllers"
-
-
-def of(pid: int) -> Path:
-    """Return the directory of a process's cgroup: the unified one, or the freezer's on v1.
-
-    Raises: NotFound: the process is gone, or the hierarchy is not mounted.
-    """
-    try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, ProcessLookupError) as error:
-        raise NotFound(f"process {pid} is gone") from error
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if _UNIFIED.exists() and controllers == "":
-            return _MOUNT / path.lstrip("/")
-        if not _UNIFIED.exists() and "freezer" in controllers.split(","):
-            return _MOUNT / "freezer" / path.lstrip("/")
-    raise NotFound(f"process {pid} is in no cgroup that can be frozen")
+_POLL_S = 0.0005
 
 
 def processes(directory: Path) -> list[int]:
@@ -46,3 +28,52 @@ def processes(directory: Path) -> list[int]:
             continue
         found += [int(line) for line in text.split()]
     return found
+
+
+def freeze(directory: Path, *, timeout_s: float) -> None:
+    """Freeze all processes of a cgroup and below; returns when the kernel confirms.
+
+    Raises: NotFound: there is no such cgroup. DeadlineExceeded: some process does not stop (it
+        sleeps in the kernel); `thaw` is needed all the same.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        # v1 takes stock at each write: a process that was being forked is found by the next one.
+        _order(directory, frozen=True)
+        if _frozen(directory):
+            return
+        if time.monotonic() > end:
+            raise DeadlineExceeded(f"the processes of {directory.name[:40]} cannot be frozen")
+        time.sleep(_POLL_S)
+
+
+def thaw(directory: Path) -> None:
+    """Let the processes of a cgroup go on; a cgroup that is gone is fine."""
+    try:
+        _order(directory, frozen=False)
+    except NotFound:
+        return
+
+
+def _order(directory: Path, *, frozen: bool) -> None:
+    legacy = directory / "freezer.state"
+    try:
+        if legacy.exists():
+            legacy.write_text("FROZEN" if frozen else "THAWED", encoding="ascii")
+        else:
+            # Not to be created where the cgroup is gone.
+            fd = os.open(directory / "cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"1" if frozen else b"0")
+            finally:
+                os.close(fd)
+    except FileNotFoundError as error:
+        raise NotFound(f"the cgroup {directory} is gone") from error
+
+
+def _frozen(directory: Path) -> bool:
+    legacy = directory / "freezer.state"
+    if legacy.exists():
+        return legacy.read_text(encoding="ascii").strip() == "FROZEN"
+    events = (directory / "cgroup.events").read_text(encoding="ascii")
+    return "frozen 1" in events.splitlines()

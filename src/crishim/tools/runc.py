@@ -12,16 +12,15 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from crishim.errors import Precondition, ToolFailed
+from crishim.errors import NotFound, Precondition, ToolFailed
 from crishim.kernel import process
 from crishim.tools import logs
 from crishim.tools.known import Known
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from crishim.ids import ContainerId
 
 _TIMEOUT_S = 30.0
@@ -131,16 +130,18 @@ async def _ask(binary: str) -> RuncFacts:
     )
 
 
-async def state(runc: Runc, container: ContainerId) -> dict[str, Any]:
-    """Return `runc state` as parsed JSON: "status", "pid", "bundle" and more."""
-    text = await _verb(runc, ["state", container])
-    parsed: dict[str, Any] = json.loads(text)
-    return parsed
+def cgroup_of(runc: Runc, container: ContainerId) -> Path:
+    """Return the cgroup that runc freezes: the unified one, or the freezer's on v1.
 
-
-async def pause(runc: Runc, container: ContainerId) -> None:
-    """Freeze all processes of the container; returns when the kernel confirms."""
-    await _verb(runc, ["pause", container])
+    It comes from runc's own state: processes of the container may sit in cgroups below it.
+    Raises: NotFound: runc knows no such container.
+    """
+    try:
+        state = json.loads((runc.root / container / "state.json").read_bytes())
+        paths = state["cgroup_paths"]
+        return Path(paths.get("freezer") or paths[""])
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise NotFound(f"runc has no state of container {container[:13]}") from error
 
 
 async def resume(runc: Runc, container: ContainerId) -> None:

@@ -47,7 +47,7 @@ def content(directory: Path) -> dict[str, bytes]:
 
 async def test_in_place_while_the_archive_may_already_be_unlinked(disk, archive):
     with ArchiveReader.open(archive) as reader:
-        images = await ImageDirectories().make(reader, disk / "work")
+        images = await ImageDirectories(unpack_bytes=0).make(reader, disk / "work")
     archive.unlink()
     try:
         assert content(images) == CONTENT
@@ -61,7 +61,7 @@ async def test_in_place_while_the_archive_may_already_be_unlinked(disk, archive)
 async def test_unpacked_where_mkfs_is_missing(disk, archive, monkeypatch):
     monkeypatch.setattr("crishim.kernel.process.PATH", "/nonexistent")
     with ArchiveReader.open(archive) as reader:
-        images = await ImageDirectories().make(reader, disk / "work")
+        images = await ImageDirectories(unpack_bytes=0).make(reader, disk / "work")
         assert content(images) == CONTENT
     assert mounts.mounts_below(mounts.read_mounts(), str(disk)) == []
     remove_images(disk / "work")
@@ -74,7 +74,7 @@ async def test_unpacked_where_the_kernel_refuses_the_mount(disk, archive, monkey
 
     monkeypatch.setattr(mounts, "mount", refuse)
     with ArchiveReader.open(archive) as reader:
-        images = await ImageDirectories().make(reader, disk / "work")
+        images = await ImageDirectories(unpack_bytes=0).make(reader, disk / "work")
     assert content(images) == CONTENT
     assert os.listdir(disk / "work") == ["images"]
 
@@ -83,7 +83,7 @@ async def test_an_archive_without_images(disk):
     with ArchiveWriter.create(disk / "b.tar") as writer:
         writer.commit(manifest())
     with ArchiveReader.open(disk / "b.tar") as reader, pytest.raises(NotFound):
-        await ImageDirectories().make(reader, disk / "work")
+        await ImageDirectories(unpack_bytes=0).make(reader, disk / "work")
 
 
 def test_removing_what_is_not_there(disk):

@@ -1,0 +1,29 @@
+import pytest
+
+from crishim.errors import DeadlineExceeded, NotFound
+from crishim.kernel import cgroup
+
+
+def test_a_v1_freezer(tmp_path):
+    state = tmp_path / "freezer.state"
+    state.write_text("THAWED")
+    cgroup.freeze(tmp_path, timeout_s=1)
+    assert state.read_text() == "FROZEN"
+    cgroup.thaw(tmp_path)
+    assert state.read_text() == "THAWED"
+
+
+def test_a_v2_freezer_waits_for_the_event(tmp_path):
+    (tmp_path / "cgroup.freeze").write_text("0")
+    (tmp_path / "cgroup.events").write_text("populated 1\nfrozen 0\n")
+    with pytest.raises(DeadlineExceeded):
+        cgroup.freeze(tmp_path, timeout_s=0)
+    (tmp_path / "cgroup.events").write_text("populated 1\nfrozen 1\n")
+    cgroup.freeze(tmp_path, timeout_s=0)
+    assert (tmp_path / "cgroup.freeze").read_text() == "1"
+
+
+def test_a_cgroup_that_is_gone(tmp_path):
+    with pytest.raises(NotFound):
+        cgroup.freeze(tmp_path / "gone", timeout_s=1)
+    cgroup.thaw(tmp_path / "gone")

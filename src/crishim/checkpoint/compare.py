@@ -29,7 +29,7 @@ def check(created: Container, manifest: Manifest, archive: Path) -> None:
     """Refuse a body that does not fit.
 
     Raises: Precondition: it was started already, lacks bind mounts, or the node has another
-        architecture or lacks CPU features. Unsupported: it has a terminal.
+        architecture or lacks CPU features. Unsupported: it has a terminal or a user namespace.
     """
     if created.status.state != _CREATED:
         raise Precondition(
@@ -38,6 +38,11 @@ def check(created: Container, manifest: Manifest, archive: Path) -> None:
         )
     if created.spec.get("process", {}).get("terminal"):
         raise Unsupported("a container with a terminal cannot be restored into")
+    if describe.has_user_namespace(created.spec):
+        raise Unsupported(
+            "a container whose pod has a user namespace of its own cannot be restored into",
+            hint="run the pod without hostUsers: false",
+        )
     if manifest.platform.architecture != platform.machine():
         raise Precondition(
             f"{archive.name} is from {manifest.platform.architecture}, this node is "

@@ -6,7 +6,7 @@ import platform
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crishim.checkpoint import manifest as manifests
 from crishim.tools import criu
@@ -94,6 +94,12 @@ def cpu_features() -> tuple[str, ...]:
         if name.strip() in ("flags", "Features"):
             return tuple(sorted(value.split()))
     return ()
+
+
+def has_user_namespace(spec: dict[str, Any]) -> bool:
+    """Return whether the container's users are mapped (`hostUsers: false` in its pod)."""
+    namespaces = spec.get("linux", {}).get("namespaces") or []
+    return any(item.get("type") == "user" for item in namespaces)
 
 
 def bind_mounts(spec: dict[str, object]) -> list[manifests.BindMount]:

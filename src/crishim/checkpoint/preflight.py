@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from crishim.checkpoint import describe
 from crishim.checkpoint.flow import in_thread
 from crishim.errors import Precondition, Unsupported
 from crishim.kernel import procs
@@ -24,6 +25,7 @@ async def check(source: Source, request: DumpRequest, *, pids: list[int]) -> Non
     Raises: Precondition, Unsupported: the first reason found.
     """
     _terminal(source)
+    _users(source)
     _neighbours(source, request)
     files = await in_thread(procs.open_files, pids)
     _files(files)
@@ -35,6 +37,19 @@ def _terminal(source: Source) -> None:
         raise Unsupported(
             "the container has a terminal, whose other end lies outside it",
             hint="run it without tty: true",
+        )
+
+
+def _users(source: Source) -> None:
+    """Refuse what could be dumped and never restored.
+
+    CRIU makes a user namespace of its own, from which it may not enter the network namespace that
+    belongs to the pod's.
+    """
+    if describe.has_user_namespace(source.container.spec):
+        raise Unsupported(
+            "the container's pod has a user namespace of its own, which CRIU cannot restore into",
+            hint="run the pod without hostUsers: false",
         )
 
 

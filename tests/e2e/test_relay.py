@@ -100,7 +100,14 @@ def test_crishim_waits_for_containerd(services: nodes.Node) -> None:
     log = services.exec("tail", "-n", "20", "/var/log/crishim.log")
     assert "containerd does not answer at /run/containerd/containerd.sock; waiting for it" in log
     services.exec("service", "containerd", "start")
-    assert "RuntimeName:  containerd" in services.crictl("version")
+    wait_for(lambda: works(services))
+
+
+def works(node: nodes.Node) -> bool:
+    try:
+        return "RuntimeName:  containerd" in node.crictl("version")
+    except nodes.CommandFailed:
+        return False
 
 
 def test_second_instance_is_refused(services: nodes.Node) -> None:

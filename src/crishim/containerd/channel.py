@@ -33,7 +33,7 @@ _OPTIONS = (
     # same machine whose server restarts in a second. The jitter adds a fifth.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 200),
     # Several channels of one process would otherwise share a connection and its delay.
     ("grpc.use_local_subchannel_pool", 1),
     # A mutating call is repeated by its caller or not at all.
@@ -57,7 +57,7 @@ def unix_target(socket: Path) -> str:
 def open_channel(socket: Path) -> grpc.aio.Channel:
     """Open a channel to the gRPC server at `socket`, which need not exist yet.
 
-    The caller closes it. A lost connection is made again by itself, within about half a second of
+    The caller closes it. A lost connection is made again by itself, within a quarter of a second of
     the server's return. Messages are not limited in size.
     """
     return grpc.aio.insecure_channel(unix_target(socket), options=_OPTIONS)

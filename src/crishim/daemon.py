@@ -21,11 +21,13 @@ from grpc_reflection.v1alpha import reflection
 
 from crishim import __version__
 from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
+from crishim.checkpoint import removal
 from crishim.checkpoint.doctor.examine import examine
 from crishim.checkpoint.dump import Dumper
 from crishim.checkpoint.held import Held
 from crishim.checkpoint.images import ImageDirectories
 from crishim.checkpoint.locks import Locks
+from crishim.checkpoint.pins import Pins
 from crishim.checkpoint.recovery import Recovery
 from crishim.checkpoint.restore import Restorer
 from crishim.checkpoint.restored import Restored
@@ -33,6 +35,7 @@ from crishim.checkpoint.sandboxes import Sandboxes
 from crishim.checkpoint.store import Store
 from crishim.containerd.channel import open_channel
 from crishim.containerd.cri import Cri
+from crishim.containerd.images import Images
 from crishim.containerd.records import Records
 from crishim.errors import InvalidRequest
 from crishim.sdnotify import Notifier
@@ -105,6 +108,9 @@ async def _serve(
         store=flows.store,
         calls=calls,
         timeout_s=config.checkpoint.timeout_s,
+        remove=functools.partial(
+            removal.remove, store=flows.store, paths=config.paths, pins=flows.pins
+        ),
         examine=functools.partial(examine, config, channel),
     )
     Guard(calls).servicer(own, crishim_pb2.DESCRIPTOR.services_by_name["CheckpointRestore"])
@@ -153,6 +159,7 @@ class _Flows:
 
     cri: Cri
     store: Store
+    pins: Pins
     locks: Locks
     restored: Restored
     held: Held
@@ -166,6 +173,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
     paths, namespace = config.paths, config.containerd.namespace
     cri, records = Cri(channel), Records(channel, namespace=namespace)
     store, locks, restored = Store(paths), Locks(), Restored(paths)
+    pins = Pins(Images(channel, namespace=namespace), store)
     held = Held(paths, cri)
     sandboxes = Sandboxes(
         cri=cri, paths=paths, held=held, disable_mptcp=config.checkpoint.disable_mptcp
@@ -178,6 +186,8 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
         store=store,
         locks=locks,
         held=held,
+        pins=pins,
+        drain_timeout_s=config.checkpoint.drain_timeout_s,
     )
     restorer = Restorer(
         cri=cri,
@@ -190,11 +200,18 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
         restored=restored,
     )
     recovery = Recovery(
-        paths=paths, cri=cri, records=records, held=held, sandboxes=sandboxes, restorer=restorer
+        paths=paths,
+        cri=cri,
+        records=records,
+        held=held,
+        sandboxes=sandboxes,
+        restorer=restorer,
+        pins=pins,
     )
     return _Flows(
         cri=cri,
         store=store,
+        pins=pins,
         locks=locks,
         restored=restored,
         held=held,

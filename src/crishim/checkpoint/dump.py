@@ -5,6 +5,7 @@
     prepare    working directory, half archive, guardian        removed, discharged
     layer      first pass over the writable layer               goes with the half archive
     blocks     write the archive's blocks ahead                 goes with the half archive
+    drain      no new connections; accept queues run empty      let go
     pause      freeze the processes                             thawed
     memory     hold the connections; CRIU writes the memory,    let go
                second pass over the layer beside it
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from crishim.checkpoint.locks import Locks
     from crishim.checkpoint.manifest import Manifest
     from crishim.checkpoint.phases import Phases
+    from crishim.checkpoint.pins import Pins
     from crishim.checkpoint.resolve import Source
     from crishim.checkpoint.store import Store
     from crishim.containerd.cri import Cri
@@ -99,6 +101,8 @@ class Dumper:
     store: Store
     locks: Locks
     held: Held
+    pins: Pins
+    drain_timeout_s: float
 
     async def dump(self, request: DumpRequest, phases: Phases) -> DumpResult:
         """Take one checkpoint.
@@ -120,7 +124,10 @@ class Dumper:
                 namespace=self.namespace,
             )
         with self.locks.hold(source.container.id, "checkpoint"):
-            return await unbroken(_Dump(self, source, request, phases).run())
+            result = await unbroken(_Dump(self, source, request, phases).run())
+        if self.store.name_of(result.archive):
+            await self.pins.add(result.manifest)
+        return result
 
     def target(self, source: Source, request: DumpRequest) -> Path:
         """Return where the archive is to appear."""
@@ -148,6 +155,7 @@ class _Dump:
         self._freezer = runcs.cgroup_of(source.runc, source.container.id)
         self._pids = cgroup.processes(self._freezer)
         self._mapped: frozenset[str] = frozenset()
+        self._sockets: frozenset[int] | None = None
         self._paused = False
         self._kept = False
         self._log_bytes = self._layer_bytes = self._changes_bytes = self._image_bytes = 0
@@ -171,20 +179,22 @@ class _Dump:
                 # Blocks that exist already shorten the pause, and a full disk is found before it.
                 await in_thread(writer.prepare, await in_thread(procs.memory_bytes, self._pids))
             guardian = await self._guard(undo, writer, hold)
+            with step("drain"):
+                await self._drain(hold)
             with step("pause"):
                 frozen_at_ns = time.time_ns()
                 await self._pause(undo)
             with step("memory"):
                 if hold is not None:
-                    await hold.close()
+                    await self._hold(hold)
                 changes = await self._memory(writer, capture, tools.runc)
                 undo.callback(os.close, changes)
             if not stop:
                 with step("resume", deadline=False):
                     await self._thaw()
-                    await guardian.discharge()
                     if hold is not None:
                         await hold.release()
+                    await guardian.discharge()
             with step("pack", deadline=stop):
                 await in_thread(self._add_entries, writer, changes, frozen_at_ns)
                 manifest = self._manifest(tools, frozen_at_ns, interfaces)
@@ -224,6 +234,22 @@ class _Dump:
         hold = await SourceHold.prepare(self._source.sandbox.netns, lasting=self._request.stop)
         undo.push_async_callback(self._release, hold)
         return hold
+
+    async def _drain(self, hold: SourceHold | None) -> None:
+        """Let accept queues run empty: CRIU refuses a listener with connections in it."""
+        if hold is None:
+            return
+        if self._source.neighbours:
+            self._sockets = (await in_thread(procs.open_files, self._pids)).sockets
+        await hold.drain(timeout_s=self._dumper.drain_timeout_s, listeners=self._sockets)
+
+    async def _hold(self, hold: SourceHold) -> None:
+        """Hold the pod's connections, or the container's where other containers go on."""
+        only = None
+        if self._source.neighbours:
+            files = await in_thread(procs.open_files, self._pids)
+            only = await hold.sockets(files.sockets)
+        await hold.close(only)
 
     async def _release(self, hold: SourceHold) -> None:
         if not self._kept:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crishim.checkpoint.held import Held
+    from crishim.checkpoint.pins import Pins
     from crishim.checkpoint.restore import Restorer
     from crishim.checkpoint.sandboxes import Sandboxes
     from crishim.containerd.cri import Cri
@@ -44,6 +45,7 @@ class Recovery:
     held: Held
     sandboxes: Sandboxes
     restorer: Restorer
+    pins: Pins
 
     def load(self) -> None:
         """Read the records on disk; needs nobody."""
@@ -61,6 +63,7 @@ class Recovery:
         for sandbox in self.held.sandboxes():
             await self._attempt(self.held.recover(sandbox), f"stopped container of {sandbox[:13]}")
         await self._attempt(self.restorer.sweep(), "sweep")
+        await self._attempt(self.pins.reconcile(), "pinned images")
 
     def _files(self) -> None:
         """Remove the working files of dumps: their guardians have thawed what was frozen."""

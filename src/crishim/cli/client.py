@@ -24,14 +24,19 @@ _STATUS = {"INVALID_ARGUMENT": Exit.USAGE, "ABORTED": Exit.BUSY}
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.default_authority", "localhost"))
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every command has that asks the daemon."""
+def add_socket(parser: argparse.ArgumentParser) -> None:
+    """Add the option that every command has that asks the daemon."""
     parser.add_argument(
         "--socket",
         default=DEFAULT_SOCKET,
         metavar="PATH",
         help="the daemon's socket (default: %(default)s)",
     )
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that ask the daemon and print what it says."""
+    add_socket(parser)
     parser.add_argument("--json", action="store_true", help="JSON on standard output, for programs")
 
 
@@ -96,3 +101,8 @@ def human_bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def printable(text: str) -> str:
+    """Return a text without what would steer a terminal: it may come from anybody's archive."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -12,14 +12,23 @@ import sys
 from typing import TYPE_CHECKING
 
 from crishim import __version__
-from crishim.cli import checkpoint, doctor, restore, serve, version
+from crishim.cli import (
+    checkpoint,
+    doctor,
+    inspection,
+    listing,
+    remove,
+    restore,
+    serve,
+    version,
+)
 from crishim.cli.exits import Exit
 from crishim.errors import Busy, CrishimError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS = (serve, checkpoint, restore, doctor, version)
+_COMMANDS = (serve, checkpoint, restore, listing, inspection, remove, doctor, version)
 
 _DESCRIPTION = """\
 Checkpoint, restore and live migration for Kubernetes nodes.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from crishim._proto.crishim.v1 import crishim_pb2
+from crishim.checkpoint import criuimages
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.errors import CrishimError
 from crishim.kernel.interface import InterfaceState
@@ -21,17 +23,14 @@ if TYPE_CHECKING:
     from crishim.ids import ContainerId
 
 
+_CRIU = (
+    "freezing_us", "frozen_us", "memdump_us", "memwrite_us", "pages_scanned", "pages_written",
+)  # fmt: skip
+
+
 def checkpoint_result(result: DumpResult, *, store: Store) -> crishim_pb2.CheckpointResult:
     """Return the last message of a dump."""
-    criu = result.manifest.statistics.criu
-    statistics = crishim_pb2.Statistics(
-        freeze_us=result.manifest.statistics.freeze_us,
-        image_bytes=result.manifest.statistics.image_bytes,
-        layer_bytes=result.manifest.statistics.layer_bytes,
-        archive_bytes=result.archive_bytes,
-    )
-    for name in _CRIU:
-        setattr(statistics, f"criu_{name}", criu.get(name, 0))
+    statistics = _statistics(result.manifest, result.archive_bytes)
     _add_phases(statistics, result.phases)
     return crishim_pb2.CheckpointResult(
         path=str(result.archive),
@@ -39,11 +38,6 @@ def checkpoint_result(result: DumpResult, *, store: Store) -> crishim_pb2.Checkp
         info=_info(result.archive, result.manifest, result.archive_bytes, store),
         statistics=statistics,
     )
-
-
-_CRIU = (
-    "freezing_us", "frozen_us", "memdump_us", "memwrite_us", "pages_scanned", "pages_written",
-)  # fmt: skip
 
 
 def restore_result(
@@ -65,6 +59,32 @@ def archive_info(archive: Path, store: Store) -> crishim_pb2.CheckpointInfo:
         return crishim_pb2.CheckpointInfo(
             name=store.name_of(archive), path=str(archive), archive_bytes=size, error=str(error)
         )
+
+
+def inspection(archive: Path, store: Store) -> crishim_pb2.InspectCheckpointResponse:
+    """Read what is inside an archive, whoever has written it.
+
+    Blocks. Raises: NotFound, Precondition, Unsupported, Corrupt: it cannot be read.
+    """
+    with ArchiveReader.open(archive, trusted_owner=False) as reader:
+        manifest = reader.manifest()
+        answer = crishim_pb2.InspectCheckpointResponse(
+            info=_info(archive, manifest, reader.archive_bytes, store),
+            statistics=_statistics(manifest, reader.archive_bytes),
+        )
+        for name, duration_us in manifest.statistics.phases_us.items():
+            answer.statistics.phases.add(name=name, duration_us=duration_us)
+        for process in criuimages.processes(reader):
+            answer.processes.add(**asdict(process))
+        for socket in criuimages.sockets(reader):
+            answer.sockets.add(**asdict(socket))
+        sources = {mount.destination: mount.source for mount in manifest.bind_mounts}
+        for mount in criuimages.mounts(reader):
+            source = mount.source or sources.get(mount.destination, "")
+            answer.mounts.add(destination=mount.destination, type=mount.type, source=source)
+    for entry in manifest.entries:
+        answer.entries.add(name=entry.name, size_bytes=entry.size, digest=entry.digest)
+    return answer
 
 
 def doctor_response(findings: Iterable[Finding]) -> crishim_pb2.DoctorResponse:
@@ -100,6 +120,19 @@ def _info(
     for interface in manifest.interfaces:
         info.addresses.extend(InterfaceState.from_json(interface).global_addresses)
     return info
+
+
+def _statistics(manifest: Manifest, archive_bytes: int) -> crishim_pb2.Statistics:
+    figures = manifest.statistics
+    statistics = crishim_pb2.Statistics(
+        freeze_us=figures.freeze_us,
+        image_bytes=figures.image_bytes,
+        layer_bytes=figures.layer_bytes,
+        archive_bytes=archive_bytes,
+    )
+    for name in _CRIU:
+        setattr(statistics, f"criu_{name}", figures.criu.get(name, 0))
+    return statistics
 
 
 def _add_phases(statistics: crishim_pb2.Statistics, phases: Phases) -> None:

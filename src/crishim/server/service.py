@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from crishim.checkpoint.dump import Dumper, DumpResult
     from crishim.checkpoint.restore import Restorer
     from crishim.checkpoint.store import Store
+    from crishim.ids import CheckpointName
     from crishim.server.guard import Calls, Context
 
 _TCP = {0: "", 1: "established", 2: "close", 3: "refuse"}
@@ -37,6 +38,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
 
     Args:
         timeout_s: deadline of calls that name none.
+        remove: removes a checkpoint from the store.
         examine: examines the node for Doctor.
     """
 
@@ -48,6 +50,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         store: Store,
         calls: Calls,
         timeout_s: float,
+        remove: Callable[[CheckpointName], Awaitable[None]],
         examine: Callable[[], Awaitable[list[Finding]]],
     ) -> None:
         self._calls = calls
@@ -55,6 +58,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         self._restorer = restorer
         self._store = store
         self._timeout_s = timeout_s
+        self._remove = remove
         self._examine = examine
 
     async def CheckpointContainer(
@@ -117,6 +121,20 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
             for name in self._store.names()
         ]
         return crishim_pb2.ListCheckpointsResponse(checkpoints=infos)
+
+    async def InspectCheckpoint(
+        self, request: crishim_pb2.InspectCheckpointRequest, context: Context
+    ) -> crishim_pb2.InspectCheckpointResponse:
+        """Read one archive."""
+        archive = self._store.find(request.checkpoint)
+        return await asyncio.to_thread(messages.inspection, archive, self._store)
+
+    async def RemoveCheckpoint(
+        self, request: crishim_pb2.RemoveCheckpointRequest, context: Context
+    ) -> crishim_pb2.RemoveCheckpointResponse:
+        """Remove one checkpoint from the store."""
+        await self._remove(checkpoint_name(request.name))
+        return crishim_pb2.RemoveCheckpointResponse()
 
     async def Doctor(
         self, request: crishim_pb2.DoctorRequest, context: Context

@@ -1,0 +1,193 @@
+"""Read what CRIU's images say of processes, sockets and mounts.
+
+The images may have been written by anybody: sizes are bounded by what the archive holds, counts by
+limits, and texts are made printable. Nothing is decided by what is read here.
+
+Source: criu/include/magic.h, criu/image.c, criu/image-desc.c and images/*.proto of CRIU 4.2;
+criu/sk-inet.c for addresses.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from crishim._proto.criu import images_pb2
+from crishim.checkpoint.archive import IMAGE_DIRECTORY
+from crishim.errors import Corrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from google.protobuf.message import Message
+
+    from crishim.checkpoint.reader import ArchiveReader
+
+_COMMON_MAGIC = 0x54564319
+_PSTREE_MAGIC = 0x50273030
+_CORE_MAGIC = 0x55053847
+_FILES_MAGIC = 0x56303138
+_MOUNTS_MAGIC = 0x55563928
+_ENTRIES_MAX = 1 << 16
+_TEXT_MAX = 4096
+_MOUNTS = re.compile(rf"{re.escape(IMAGE_DIRECTORY)}mountpoints-\d+\.img")
+_FAMILIES = {socket.AF_INET: (1, ""), socket.AF_INET6: (4, "6")}
+_PROTOCOLS = {
+    socket.IPPROTO_TCP: "tcp",
+    socket.IPPROTO_UDP: "udp",
+    socket.IPPROTO_ICMP: "icmp",
+    socket.IPPROTO_RAW: "raw",
+    136: "udplite",
+}
+# Numbered from 1, as in the kernel's tcp_states.h.
+_STATES = (
+    *("established", "syn-sent", "syn-received", "fin-wait-1", "fin-wait-2", "time-wait"),
+    *("closed", "close-wait", "last-ack", "listen", "closing", "new-syn-received"),
+)
+_FILE_SYSTEMS = {
+    **{1: "proc", 2: "sysfs", 3: "devtmpfs", 4: "binfmt_misc", 5: "tmpfs", 6: "devpts"},
+    **{8: "pstore", 9: "securityfs", 10: "fusectl", 11: "debugfs", 12: "cgroup", 14: "mqueue"},
+    **{17: "overlay", 18: "autofs", 19: "tracefs", 23: "cgroup2"},
+}
+
+_Entry = TypeVar("_Entry", bound="Message")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process; ids as the container's pid namespace sees them.
+
+    Attributes:
+        ppid: 0 for the container's first process.
+    """
+
+    pid: int
+    ppid: int
+    command: str
+    uid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InetSocket:
+    """An internet socket; `state` and `remote` are "" where there is none."""
+
+    protocol: str
+    state: str
+    local: str
+    remote: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A mount of the container.
+
+    Attributes:
+        type: "bind" for one that comes from outside; else the file system's.
+        source: "" for a bind mount, whose image does not tell.
+    """
+
+    destination: str
+    type: str
+    source: str
+
+
+def processes(archive: ArchiveReader) -> list[Process]:
+    """Return the processes, parents before their children.
+
+    Raises: NotFound: an image is missing. Corrupt: one is damaged.
+    """
+    found = []
+    for entry in _entries(archive, "pstree.img", _PSTREE_MAGIC, images_pb2.Process):
+        cores = _entries(archive, f"core-{entry.pid}.img", _CORE_MAGIC, images_pb2.Core)
+        core = next(cores, images_pb2.Core())
+        found.append(
+            Process(
+                pid=entry.pid,
+                ppid=entry.ppid,
+                command=_text(core.tc.comm),
+                uid=core.thread_core.creds.uid,
+            )
+        )
+    return found
+
+
+def sockets(archive: ArchiveReader) -> list[InetSocket]:
+    """Return the internet sockets, in the order of the image; raise like `processes`."""
+    files = _entries(archive, "files.img", _FILES_MAGIC, images_pb2.File)
+    return [
+        _socket(file.isk) for file in files if file.HasField("isk") and file.isk.family in _FAMILIES
+    ]
+
+
+def mounts(archive: ArchiveReader) -> list[Mount]:
+    """Return the mounts of the container by their places; raise Corrupt like `processes`."""
+    names = [name for name in archive.members if _MOUNTS.fullmatch(name)]
+    found = [
+        _mount(entry)
+        for name in names
+        for entry in _entries(
+            archive, name.removeprefix(IMAGE_DIRECTORY), _MOUNTS_MAGIC, images_pb2.Mount
+        )
+    ]
+    return sorted(found, key=lambda mount: mount.destination)
+
+
+def _entries(archive: ArchiveReader, name: str, magic: int, kind: type[_Entry]) -> Iterator[_Entry]:
+    """Yield the messages of one image file: two magic numbers, then size and message each."""
+    data = archive.read(IMAGE_DIRECTORY + name)
+    if data[:8] != struct.pack("<II", _COMMON_MAGIC, magic):
+        raise Corrupt(f"{name} does not begin as such an image of CRIU does")
+    at = 8
+    for _ in range(_ENTRIES_MAX):
+        if at == len(data):
+            return
+        size = int.from_bytes(data[at : at + 4], "little")
+        body = data[at + 4 : at + 4 + size]
+        if len(data) < at + 4 or len(body) != size:
+            raise Corrupt(f"{name} is cut short")
+        try:
+            yield kind.FromString(body)
+        except DecodeError as error:
+            raise Corrupt(f"{name} is damaged") from error
+        at += 4 + size
+    raise Corrupt(f"{name} has more than {_ENTRIES_MAX} entries")
+
+
+def _socket(entry: images_pb2.InetSocket) -> InetSocket:
+    words, suffix = _FAMILIES[socket.AddressFamily(entry.family)]
+    protocol = _PROTOCOLS.get(entry.proto, str(entry.proto))
+    with_state = entry.proto == socket.IPPROTO_TCP and 0 < entry.state <= len(_STATES)
+    return InetSocket(
+        protocol=protocol + suffix,
+        state=_STATES[entry.state - 1] if with_state else "",
+        local=_end(entry.family, entry.src_addr[:words], entry.src_port),
+        remote=_end(entry.family, entry.dst_addr[:words], entry.dst_port) if entry.dst_port else "",
+    )
+
+
+def _end(family: int, words: list[int], port: int) -> str:
+    """Write an address, whose words lie in memory as in a packet, and a port."""
+    length = 16 if family == socket.AF_INET6 else 4
+    packed = b"".join(struct.pack("=I", word) for word in words).ljust(length, b"\0")
+    host = socket.inet_ntop(family, packed)
+    return f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
+
+
+def _mount(entry: images_pb2.Mount) -> Mount:
+    kind = "bind" if entry.ext_key else _FILE_SYSTEMS.get(entry.fstype, "")
+    return Mount(
+        destination="/" + _text(entry.mountpoint).lstrip("./"),
+        type=kind or _text(entry.fsname),
+        source="" if entry.ext_key else _text(entry.source),
+    )
+
+
+def _text(data: bytes) -> str:
+    """Return a text for people; what would steer a terminal is shown, not done."""
+    text = data[:_TEXT_MAX].decode(errors="replace")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -1,0 +1,73 @@
+"""Pin images in containerd: an image that is pinned stays, whatever the kubelet's collector wants.
+
+containerd's CRI reports an image as pinned when one of its records carries a label, and the kubelet
+leaves it alone then. We write a label of our own beside it, so that a pin that somebody else set
+(containerd's for the pause image) is never taken away.
+
+Source: containerd api/services/images/v1 (update masks of the form "labels.KEY");
+internal/cri/labels and internal/cri/store/image (1.7 to 2.4).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from crishim._proto.containerd.services.images.v1 import images_pb2, images_pb2_grpc
+
+_TIMEOUT_S = 10.0
+_PINNED = "io.cri-containerd.pinned"
+_OURS = "crishim.io/pinned-by"
+
+
+class Images:
+    """Calls to containerd's image service over a channel that somebody else owns.
+
+    Args: namespace: containerd's namespace of CRI containers, usually "k8s.io".
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, *, namespace: str) -> None:
+        self._metadata = (("containerd-namespace", namespace),)
+        self._images: Any = images_pb2_grpc.ImagesStub(channel)
+
+    async def pin(self, name: str) -> bool:
+        """Pin an image by the name of its record; return False if there is none.
+
+        One that somebody else pinned is left as it is.
+        """
+        try:
+            answer = await self._call(self._images.Get, images_pb2.GetImageRequest(name=name))
+            if not answer.image.labels.get(_PINNED):
+                await self._label(name, {_PINNED: "pinned", _OURS: "checkpoint"})
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return False
+        return True
+
+    async def unpin(self, name: str) -> None:
+        """Take our pin from a record; nothing to do if the record is gone."""
+        try:
+            await self._label(name, {_PINNED: "", _OURS: ""})
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+
+    async def pinned(self) -> list[str]:
+        """Return the names of the records that we pinned."""
+        request = images_pb2.ListImagesRequest(filters=[f'labels."{_OURS}"==checkpoint'])
+        answer = await self._call(self._images.List, request)
+        return [image.name for image in answer.images]
+
+    async def _label(self, name: str, labels: dict[str, str]) -> None:
+        """Set labels of a record and leave its others alone; "" removes one."""
+        image = images_pb2.Image(name=name, labels=labels)
+        mask = FieldMask(paths=[f"labels.{key}" for key in labels])
+        request = images_pb2.UpdateImageRequest(image=image, update_mask=mask)
+        await self._call(self._images.Update, request)
+
+    async def _call(self, method: Any, request: Any) -> Any:
+        return await method(request, metadata=self._metadata, timeout=_TIMEOUT_S)

@@ -87,8 +87,7 @@ class Mount:
     """A mount of the container.
 
     Attributes:
-        type: "bind" for one that comes from outside; else the file system's.
-        source: "" for a bind mount, whose image does not tell.
+        type: of its file system; "" for one that CRIU has no number and no name for.
     """
 
     destination: str
@@ -179,11 +178,10 @@ def _end(family: int, words: list[int], port: int) -> str:
 
 
 def _mount(entry: images_pb2.Mount) -> Mount:
-    kind = "bind" if entry.ext_key else _FILE_SYSTEMS.get(entry.fstype, "")
     return Mount(
         destination="/" + _text(entry.mountpoint).lstrip("./"),
-        type=kind or _text(entry.fsname),
-        source="" if entry.ext_key else _text(entry.source),
+        type=_FILE_SYSTEMS.get(entry.fstype, "") or _text(entry.fsname),
+        source=_text(entry.source),
     )
 
 

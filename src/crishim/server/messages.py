@@ -78,10 +78,12 @@ def inspection(archive: Path, store: Store) -> crishim_pb2.InspectCheckpointResp
             answer.processes.add(**asdict(process))
         for socket in criuimages.sockets(reader):
             answer.sockets.add(**asdict(socket))
-        sources = {mount.destination: mount.source for mount in manifest.bind_mounts}
+        bound = {mount.destination: mount.source for mount in manifest.bind_mounts}
         for mount in criuimages.mounts(reader):
-            source = mount.source or sources.get(mount.destination, "")
-            answer.mounts.add(destination=mount.destination, type=mount.type, source=source)
+            source, kind = bound.get(mount.destination), "bind"
+            if source is None:
+                source, kind = mount.source, mount.type
+            answer.mounts.add(destination=mount.destination, type=kind, source=source)
     for entry in manifest.entries:
         answer.entries.add(name=entry.name, size_bytes=entry.size, digest=entry.digest)
     return answer

@@ -65,15 +65,13 @@ class InetSocket(_message.Message):
     def __init__(self, family: _Optional[int] = ..., proto: _Optional[int] = ..., state: _Optional[int] = ..., src_port: _Optional[int] = ..., dst_port: _Optional[int] = ..., src_addr: _Optional[_Iterable[int]] = ..., dst_addr: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Mount(_message.Message):
-    __slots__ = ("fstype", "mountpoint", "source", "fsname", "ext_key")
+    __slots__ = ("fstype", "mountpoint", "source", "fsname")
     FSTYPE_FIELD_NUMBER: _ClassVar[int]
     MOUNTPOINT_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     FSNAME_FIELD_NUMBER: _ClassVar[int]
-    EXT_KEY_FIELD_NUMBER: _ClassVar[int]
     fstype: int
     mountpoint: bytes
     source: bytes
     fsname: bytes
-    ext_key: bytes
-    def __init__(self, fstype: _Optional[int] = ..., mountpoint: _Optional[bytes] = ..., source: _Optional[bytes] = ..., fsname: _Optional[bytes] = ..., ext_key: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, fstype: _Optional[int] = ..., mountpoint: _Optional[bytes] = ..., source: _Optional[bytes] = ..., fsname: _Optional[bytes] = ...) -> None: ...

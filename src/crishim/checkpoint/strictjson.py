@@ -95,10 +95,12 @@ class Reader:
 def parse(data: bytes, *, what: str) -> Reader:
     """Read a JSON document that is an object.
 
-    Raises: Corrupt: it is not JSON in UTF-8, holds a key twice, or is nested too deeply.
+    Raises: Corrupt: it is not JSON in UTF-8, holds a key twice, is nested too deeply, or has texts
+        that are no Unicode (JSON can spell halves of surrogate pairs).
     """
     try:
         value = json.loads(data, object_pairs_hook=_no_duplicates)
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise Corrupt(f"{what} is not readable", details=str(error)[:200]) from error
     return Reader(value)

@@ -100,18 +100,23 @@ def _facts(answer: Any) -> list[tuple[str, str]]:
 
 
 def _process_tree(processes: Sequence[Any]) -> Iterator[str]:
-    """Write each process below its parent; one whose parent is missing stands at the top."""
-    children: dict[int, list[Any]] = {}
+    """Write each process below its parent; what hangs on no root follows flat."""
     known = {process.pid for process in processes}
+    children: dict[int, list[Any]] = {}
     for process in processes:
-        parent = process.ppid if process.ppid in known and process.ppid != process.pid else 0
-        children.setdefault(parent, []).append(process)
-    waiting = [(process, 1) for process in reversed(children.get(0, []))]
+        children.setdefault(process.ppid if process.ppid in known else 0, []).append(process)
+    waiting = [(process, 1) for process in reversed(children.pop(0, []))]
     while waiting:
         process, depth = waiting.pop()
-        user = f" (uid {process.uid})" if process.uid else ""
-        yield f"{'  ' * depth}{process.pid} {process.command}{user}"
+        yield _process(process, depth)
         waiting += [(child, depth + 1) for child in reversed(children.pop(process.pid, []))]
+    for circle in children.values():
+        yield from (_process(process, 1) for process in circle)
+
+
+def _process(process: Any, depth: int) -> str:
+    user = f" (uid {process.uid})" if process.uid else ""
+    return f"{'  ' * depth}{process.pid} {process.command}{user}"
 
 
 def _section(title: str, body: Any) -> Iterator[str]:

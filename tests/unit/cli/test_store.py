@@ -1,0 +1,289 @@
+"""`crishim list`, `inspect` and `rm`, against the service over a real socket."""
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+
+import pytest
+
+from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
+from crishim._proto.criu import images_pb2 as images
+from crishim.checkpoint import pending, removal
+from crishim.checkpoint.archive import ArchiveWriter
+from crishim.checkpoint.pins import Pins
+from crishim.checkpoint.store import Store
+from crishim.cli.main import main
+from crishim.containerd.channel import unix_target
+from crishim.ids import checkpoint_name
+from crishim.paths import Paths
+from crishim.server.guard import Calls, Guard
+from crishim.server.listen import new_server
+from crishim.server.service import CheckpointRestore
+from tests.fakes.cri_server import FakeRuntime
+from tests.unit.checkpoint.criu_samples import ENTRIES, PSTREE, image
+from tests.unit.checkpoint.samples import manifest
+
+IMAGE, OTHER_IMAGE = "sha256:" + "1" * 64, "sha256:" + "3" * 64
+
+
+class FakeImages:
+    """containerd's images, with the pins that were set."""
+
+    def __init__(self) -> None:
+        self.names = {IMAGE, OTHER_IMAGE}
+        self.ours: set[str] = set()
+
+    async def pin(self, name):
+        if name in self.names:
+            self.ours.add(name)
+        return name in self.names
+
+    async def unpin(self, name):
+        self.ours.discard(name)
+
+    async def pinned(self):
+        return sorted(self.ours)
+
+
+class Node:
+    """A state directory, the service on a socket, and the command."""
+
+    def __init__(self, directory, capsys) -> None:
+        self.paths = Paths(state=directory / "state", run=directory)
+        self.store = Store(self.paths)
+        self.images = FakeImages()
+        self.pins = Pins(self.images, self.store)
+        self.socket = directory / "s.sock"
+        self._capsys = capsys
+
+    def add(self, name, *, image=IMAGE, running=True, entries=ENTRIES, **changes):
+        plain = manifest()
+        changed = dataclasses.replace(
+            plain,
+            container=dataclasses.replace(plain.container, image_id=image),
+            options=dataclasses.replace(plain.options, source_running=running),
+            interfaces=(),
+            **changes,
+        )
+        path = self.store.path(checkpoint_name(name))
+        with ArchiveWriter.create(path) as writer:
+            for entry, data in entries.items():
+                writer.add_bytes(entry, data)
+            writer.commit(changed)
+        os.utime(path, (len(self.store.names()),) * 2)
+        return path
+
+    @contextlib.asynccontextmanager
+    async def serving(self):
+        async def examine():
+            return []
+
+        own = CheckpointRestore(
+            dumper=None,
+            restorer=None,
+            store=self.store,
+            calls=Calls(),
+            timeout_s=10,
+            remove=functools.partial(
+                removal.remove, store=self.store, paths=self.paths, pins=self.pins
+            ),
+            examine=examine,
+        )
+        service = crishim_pb2.DESCRIPTOR.services_by_name["CheckpointRestore"]
+        server = new_server(FakeRuntime())
+        crishim_pb2_grpc.add_CheckpointRestoreServicer_to_server(
+            Guard(Calls()).servicer(own, service), server
+        )
+        server.add_insecure_port(unix_target(self.socket))
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(None)
+
+    async def run(self, *words):
+        """Run the command; return its exit status, output and errors."""
+
+        def command():
+            try:
+                return main([*words, "--socket", str(self.socket)])
+            except SystemExit as end:
+                return end.code
+
+        self._capsys.readouterr()
+        status = await asyncio.to_thread(command)
+        return status, *self._capsys.readouterr()
+
+
+@pytest.fixture
+async def node(tmp_path, capsys):
+    node = Node(tmp_path, capsys)
+    async with node.serving():
+        yield node
+
+
+async def test_list_of_an_empty_store(node):
+    status, out, _ = await node.run("list")
+    assert status == 0
+    assert out.split() == ["NAME", "POD", "CONTAINER", "AGE", "SIZE", "STATE", "ADDRESSES"]
+
+
+async def test_list_tells_what_became_of_the_source_and_what_cannot_be_read(node):
+    node.add("first", running=True)
+    node.add("second", running=False)
+    node.store.path(checkpoint_name("broken")).write_bytes(b"no archive")
+    status, out, _ = await node.run("list")
+    assert status == 0
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert list(lines) == ["NAME", "first", "second", "broken"]
+    assert " default/pod " in lines["first"] and " counter " in lines["first"]
+    assert " running" in lines["first"] and " ended" in lines["second"]
+    assert "unreadable: " in lines["broken"]
+
+
+async def test_list_for_programs(node):
+    node.add("first")
+    _, out, _ = await node.run("list", "--json")
+    (first,) = json.loads(out)
+    assert first["name"] == "first"
+    assert first["source_running"] is True
+
+
+async def test_inspect_shows_the_tree_sockets_mounts_and_files(node):
+    node.add("first")
+    status, out, _ = await node.run("inspect", "first")
+    assert status == 0
+    tree = out[out.index("processes\n") : out.index("mounts\n")].splitlines()[1:5]
+    assert tree == ["  1 init", "    7 worker (uid 33)", "      9 leaf", tree[3]]
+    assert tree[3].startswith("    8 evil")
+    rows = [line.split() for line in out.splitlines()]
+    assert ["/data", "bind", "/var/lib/data"] in rows
+    assert ["tcp", "established", "10.1.2.3:6379", "192.0.2.9:40001"] in rows
+    assert any(row[:1] == ["checkpoint/pstree.img"] for row in rows)
+    assert ["pause", "98", "ms"] in rows
+    assert "\x1b" not in out
+
+
+async def test_inspect_needs_no_trusted_owner_and_takes_a_path(node, tmp_path):
+    path = node.add("first")
+    away = tmp_path / "anywhere.tar"
+    path.rename(away)
+    away.chmod(0o666)
+    status, out, _ = await node.run("inspect", str(away), "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found["info"]["path"] == str(away)
+    assert found["info"]["name"] == ""
+    assert len(found["processes"]) == 4
+    assert found["entries"][0]["digest"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"config.dump": b"{}"}, "has no entry checkpoint/pstree.img"),
+        ({**ENTRIES, "checkpoint/files.img": b"x"}, "files.img does not begin"),
+    ],
+)
+async def test_inspect_refuses_what_it_cannot_read(node, entries, message):
+    node.add("first", entries=entries)
+    status, out, err = await node.run("inspect", "first")
+    assert (status, out) == (1, "")
+    assert message in err
+
+
+async def test_figures_that_no_counter_reaches_are_refused(node):
+    node.add("first", created_at_ns=10**40)
+    for words in (("inspect", "first"), ("inspect", "first", "--json")):
+        status, _, err = await node.run(*words)
+        assert status == 1
+        assert "created_at_ns" in err
+    assert "unreadable" in (await node.run("list"))[1]
+
+
+async def test_half_characters_do_not_break_the_list(node):
+    container = dataclasses.replace(manifest().container, pod_name="half \ud800")
+    node.add("good")
+    path = node.add("first")
+    with ArchiveWriter.create(path) as writer:
+        writer.commit(dataclasses.replace(manifest(), container=container))
+    status, out, _ = await node.run("list")
+    assert status == 0
+    assert "unreadable: crishim.json is not readable" in out and " default/pod " in out
+
+
+async def test_parents_in_a_circle_do_not_hang_the_tree(node):
+    circle = image(PSTREE, images.Process(pid=7, ppid=8), images.Process(pid=8, ppid=7))
+    node.add("first", entries={**ENTRIES, "checkpoint/pstree.img": circle})
+    status, out, _ = await node.run("inspect", "first")
+    assert status == 0
+    assert "7 worker" in out and "8 evil" in out
+
+
+async def test_rm_tries_all_and_tells_which_are_gone(node):
+    node.add("first")
+    node.add("second")
+    status, out, err = await node.run("rm", "first", "third", "second")
+    assert (status, out.split()) == (1, ["first", "second"])
+    assert "there is no checkpoint third" in err
+    assert node.store.names() == []
+
+
+async def test_rm_takes_names_only(node, tmp_path):
+    outside = tmp_path / "outside.tar"
+    outside.touch()
+    for name in (str(outside), "../outside"):
+        status, _, err = await node.run("rm", name)
+        assert status == 2
+        assert "is not a checkpoint name" in err
+    assert outside.exists()
+
+
+async def test_rm_refuses_while_a_container_waits_for_it(node):
+    path = node.add("first")
+    directory = node.paths.restore("d" * 64)
+    directory.mkdir(parents=True)
+    plan = pending.RestorePlan(
+        sandbox="s",
+        archive=str(path),
+        address="keep",
+        tcp="established",
+        on_failure="fail",
+        once=False,
+        pod_uid="u",
+        container_name="db",
+        interfaces=(),
+    )
+    (directory / "pending").write_text(json.dumps(dataclasses.asdict(plan)))
+    status, _, err = await node.run("rm", "first")
+    assert status == 3
+    assert "container ddddddddddddd (db) is to be restored from first" in err
+    assert path.exists()
+
+    pending.finish(directory)
+    status, _, _ = await node.run("rm", "first")
+    assert status == 0
+    assert not path.exists()
+
+
+async def test_images_stay_pinned_until_the_last_checkpoint_that_needs_them_goes(node):
+    node.add("first")
+    node.add("second")
+    node.add("third", image=OTHER_IMAGE)
+    await node.pins.reconcile()
+    assert node.images.ours == {IMAGE, OTHER_IMAGE}
+    await node.run("rm", "first", "third")
+    assert node.images.ours == {IMAGE}
+    await node.run("rm", "second")
+    assert node.images.ours == set()
+
+
+async def test_a_new_checkpoint_pins_its_image(node, caplog):
+    await node.pins.add(manifest())
+    assert node.images.ours == {IMAGE}
+    node.images.names.clear()
+    await node.pins.add(manifest())
+    assert "not pinned" in caplog.text

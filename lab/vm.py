@@ -46,7 +46,8 @@ install-crishim
 install -D -m 644 /src/systemd/crishim.service /etc/systemd/system/crishim.service
 install -D -m 644 /src/systemd/config.toml /etc/crishim/config.toml
 systemctl daemon-reload
-systemctl enable -q --now crishim
+systemctl enable -q crishim
+systemctl restart crishim
 """
 
 

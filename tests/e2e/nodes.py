@@ -139,6 +139,7 @@ class Client:
 
     COMMAND = (str(LAB), "net", "--", "python3", str(CLIENT))
     INTERFACE = "lab-u"
+    LIFE_S = 240
 
     def __init__(
         self, address: str, *options: str, port: int = 9000, env: dict[str, str] | None = None
@@ -147,7 +148,7 @@ class Client:
         self._process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=env
         )
-        self._guard = threading.Timer(240, self._process.kill)
+        self._guard = threading.Timer(self.LIFE_S, self._process.kill)
         self._guard.start()
         assert "connected" in self._answer()
 

@@ -1,0 +1,186 @@
+"""A machine as users have it: systemd, cgroup v2, its cgroup driver, AppArmor, seccomp, a uid.
+
+crishim runs there as its service. Nothing of this can be shown on the lab's nodes: they share the
+machine's kernel, hierarchies and privileges, and have no systemd.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+
+import pytest
+
+from lab.settings import Options, Settings
+from lab.up import prepare
+from tests.e2e import nodes
+from tests.e2e.machine import TIMEOUT_S, USER_IMAGE, Client, Machine
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+ARCHIVE = "/var/lib/crishim/test.tar"
+# As a careful pod would be run: a uid, the runtime's seccomp profile, nothing to gain.
+CONFINED = {
+    "security_context": {
+        "namespace_options": {"pid": 1},
+        "seccomp": {"profile_type": 0},
+        "run_as_user": {"value": 1000},
+        "run_as_group": {"value": 1000},
+        "no_new_privs": True,
+        "capabilities": {"drop_capabilities": ["ALL"]},
+    }
+}
+_IDS = [{"host_id": 100000, "container_id": 0, "length": 65536}]
+MAPPED_USERS = {
+    "security_context": {
+        "namespace_options": {"pid": 1, "userns_options": {"mode": 0, "uids": _IDS, "gids": _IDS}}
+    }
+}
+_FACTS = r"""
+pid=$(crictl inspect -o go-template --template '{{.info.pid}}' "$0")
+cut -d: -f3 /proc/$pid/cgroup
+cat /proc/$pid/attr/current
+awk '/^(Uid|Seccomp|NoNewPrivs):/ { print $2 }' /proc/$pid/status
+"""
+
+
+@pytest.fixture(scope="module")
+def machine_up(tmp_path_factory):
+    """The virtual machine with the workload's images."""
+    nodes.lab("vm", "up", timeout_s=1800)
+    machine = Machine()
+    machine.prepare(tmp_path_factory.mktemp("image"))
+    yield machine
+    if not os.environ.get("CRISHIM_TEST_KEEP_LAB"):
+        nodes.lab("vm", "down")
+
+
+@pytest.fixture
+def machine(machine_up):
+    """The machine, without a test's pods and archive after the test."""
+    yield machine_up
+    machine_up.wait_for("crishim")
+    machine_up.clean()
+    machine_up.exec("rm", "-f", ARCHIVE)
+    assert machine_up.sh("find /var/lib/crishim /run/crishim/holds -type f 2>/dev/null || :") == ""
+
+
+def confinement(machine: Machine, container: str) -> list[str]:
+    """Cgroup without its last part, AppArmor profile, uid, no-new-privileges, seccomp mode."""
+    cgroup, *rest = machine.exec("sh", "-ec", _FACTS, container).splitlines()
+    folder, _, scope = cgroup.rpartition("/")
+    assert scope == f"cri-containerd-{container}.scope"
+    return [folder, *rest]
+
+
+def test_the_service_says_when_it_is_ready(machine):
+    """systemd knows that crishim serves, and what it is doing."""
+    kind, state, watchdog, text = machine.show(
+        "crishim", "Type", "ActiveState", "WatchdogUSec", "StatusText"
+    )
+    assert (kind, state, watchdog) == ("notify", "active", "30s")
+    assert text.startswith("serving for containerd")
+    assert "RuntimeName:  containerd" in machine.crictl("version")
+
+
+def test_a_daemon_that_hangs_is_started_again(machine):
+    """The watchdog is fed while the daemon turns, and ends it when it does not."""
+    before = machine.show("crishim", "WatchdogTimestampMonotonic", "NRestarts", "MainPID")
+    end = time.monotonic() + 120
+    while machine.show("crishim", "WatchdogTimestampMonotonic") == before[:1]:
+        assert time.monotonic() < end, "the watchdog is not fed"
+        time.sleep(1)
+    assert machine.show("crishim", "NRestarts") == before[1:2]
+    machine.exec("kill", "-STOP", before[2])
+    end = time.monotonic() + TIMEOUT_S
+    while machine.show("crishim", "NRestarts") == before[1:2]:
+        assert time.monotonic() < end, "systemd does not start it again"
+        time.sleep(1)
+    machine.wait_for("crishim")
+    assert machine.show("crishim", "MainPID") != before[2:]
+    assert "RuntimeName:  containerd" in machine.crictl("version")
+
+
+@pytest.mark.parametrize("verb", ["restart", "stop"])
+def test_the_service_ends_in_the_middle_of_a_dump(machine, verb):
+    """SIGTERM during a dump: all of it or nothing is there, and the container goes on."""
+    pod = machine.pod()
+    container = pod.run("-memory-mb", "200", linux={"security_context": {}})
+    address = pod.address
+    digest = machine.ask(address, "sum")
+    argv = [str(nodes.LAB), "vm", "exec", "--", "crishim", "checkpoint", container]
+    with subprocess.Popen([*argv, "--output", ARCHIVE], stdout=subprocess.PIPE, text=True) as dump:
+        machine.sh("until pidof criu >/dev/null; do sleep 0.2; done")
+        machine.exec("systemctl", verb, "crishim")
+        dump.communicate(timeout=TIMEOUT_S)
+    machine.exec("systemctl", "start", "crishim")
+    there = machine.sh(f"ls {ARCHIVE} 2>/dev/null || :").strip()
+    assert (dump.returncode == 0) == (there == ARCHIVE)
+    if there:
+        assert container[:12] in machine.exec("checkpointctl", "show", ARCHIVE)
+    assert machine.sh("ls -A /var/lib/crishim/dumps 2>/dev/null || :") == ""
+    assert machine.ask(address, "sum") == digest
+    assert '"state": "CONTAINER_RUNNING"' in machine.crictl("inspect", container)
+
+
+def test_a_confined_container_goes_on_in_another_pod(machine):
+    """uid 1000, seccomp, AppArmor, systemd's cgroups: same after the restore, connection kept."""
+    pod = machine.pod()
+    container = pod.run("-memory-mb", "20", image=USER_IMAGE, linux=CONFINED)
+    address = pod.address
+    confined = confinement(machine, container)
+    assert confined == ["/lab.slice", "cri-containerd.apparmor.d (enforce)", "1000", "1", "2"]
+    client = Client(address, "--period-ms", "50")
+    client.wait_answers(10, within_s=TIMEOUT_S)
+    digest = machine.ask(address, "sum")
+    machine.crictl("checkpoint", "--export", ARCHIVE, container)
+    client.wait_answers(10, within_s=TIMEOUT_S)
+    machine.exec("crishim", "checkpoint", container, "--stop", "--output", ARCHIVE)
+    pod.remove()
+    target = machine.pod()
+    restored = target.create(ARCHIVE, linux=CONFINED)
+    machine.crictl("start", restored)
+    client.wait_answers(10, within_s=TIMEOUT_S)
+    report = client.close()
+    assert (report["errors"], report["wire"]) == ([], [])
+    assert report["counted"] == report["answered"]
+    assert target.address == address
+    assert machine.ask(address, "sum") == digest
+    assert confinement(machine, restored) == confined
+
+
+def test_mapped_users_are_refused_clearly(machine):
+    """A pod with a user namespace of its own: one sentence, and the container runs on."""
+    pod = machine.pod(linux=MAPPED_USERS)
+    container = pod.run(linux=MAPPED_USERS)
+    with pytest.raises(nodes.CommandFailed) as refused:
+        machine.crictl("checkpoint", "--export", ARCHIVE, container)
+    assert "user namespace" in refused.value.stderr
+    assert "hostUsers: false" in refused.value.stderr
+    assert machine.ask(pod.address, "count 1") == "count 1 1"
+
+
+@pytest.mark.timeout(2400)
+def test_the_lab_runs_inside_the_machine(machine, tmp_path):
+    """A host with cgroup v2 and systemd brings nodes up, too, and the main job runs on them."""
+    inside = Settings.from_environment()
+    artifacts = {
+        inside.cache / layer.relative_to(inside.cache).parts[0]
+        for layer in prepare(inside, Options()).layers
+    }
+    nodes.lab("vm", "push", *map(str, sorted(artifacts)), "/var/cache/crishim", timeout_s=1200)
+    nodes.lab("vm", "push", str(nodes.ROOT / "tests"), "/src")
+    nodes.lab("go", str(nodes.ROOT / "tests" / "workload"), str(tmp_path / "workload"))
+    nodes.lab("vm", "push", str(tmp_path / "workload"), "/root/workload")
+    machine.exec("systemctl", "stop", "crishim", "containerd")
+    try:
+        program = "/src/tests/e2e/lab_in_vm.py"
+        printed = machine.exec("python3", "-B", program, timeout_s=1800)
+    finally:
+        machine.exec("systemctl", "start", "containerd", "crishim")
+    report = json.loads(printed.splitlines()[-1])
+    assert report["cgroup"] == "cgroup2fs"
+    assert (report["errors"], report["wire"], report["left"]) == ([], [], [])
+    assert report["counted"] == report["answered"]
+    assert report["same address"]

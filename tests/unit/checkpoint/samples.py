@@ -1,6 +1,7 @@
-"""A manifest to test with."""
+"""A manifest and a restore plan to test with."""
 
 from crishim.checkpoint import manifest as manifests
+from crishim.checkpoint.pending import RestorePlan
 
 
 def manifest() -> manifests.Manifest:
@@ -39,4 +40,18 @@ def manifest() -> manifests.Manifest:
             phases_us={"pause": 3},
             criu={"pages": 4},
         ),
+    )
+
+
+def plan() -> RestorePlan:
+    return RestorePlan(
+        sandbox="s" * 64,
+        archive="/var/lib/crishim/checkpoints/counter.tar",
+        address="keep",
+        tcp="established",
+        on_failure="fail",
+        once=True,
+        pod_uid="uid",
+        container_name="counter",
+        interfaces=({"name": "eth0"},),
     )

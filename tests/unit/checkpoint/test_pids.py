@@ -1,0 +1,31 @@
+"""Process ids in a pid namespace that a pod's containers share."""
+
+import os
+
+import pytest
+
+from crishim.checkpoint import pids
+from crishim.errors import Precondition
+
+
+def spec(path: str | None) -> dict:
+    namespace = {"type": "pid"} if path is None else {"type": "pid", "path": path}
+    return {"linux": {"namespaces": [{"type": "mount"}, namespace]}}
+
+
+@pytest.mark.parametrize("own", [{}, {"linux": {}}, spec(None), spec("")])
+async def test_a_namespace_of_its_own_has_room(own):
+    await pids.make_room(own, [f"checkpoint/core-{os.getpid()}.img"])
+
+
+async def test_an_id_that_is_taken_is_named():
+    shared = spec(f"/proc/{os.getpid()}/ns/pid")
+    taken = os.getpid()
+    message = f"process id {taken} of the checkpoint is taken"
+    with pytest.raises(Precondition, match=message):
+        await pids.make_room(shared, [f"checkpoint/core-{taken}.img", "checkpoint/pages-1.img"])
+
+
+async def test_only_core_images_count():
+    shared = spec(f"/proc/{os.getpid()}/ns/pid")
+    await pids.make_room(shared, [f"checkpoint/pages-{os.getpid()}.img", "crishim.json"])

@@ -1,0 +1,105 @@
+"""What a create request asks for: an ordinary container, or a checkpoint, and which."""
+
+import pytest
+
+from crishim._proto.runtime.v1 import api_pb2
+from crishim.checkpoint.restored import Restored
+from crishim.checkpoint.store import Store
+from crishim.checkpoint.wanted import Wanted, wanted
+from crishim.errors import InvalidRequest, NotFound, Precondition
+from crishim.paths import Paths
+
+
+@pytest.fixture
+def paths(tmp_path):
+    paths = Paths(state=tmp_path / "state", run=tmp_path / "run")
+    paths.store.mkdir(parents=True)
+    for name in ("web-1", "db-1"):
+        (paths.store / f"{name}.tar").touch()
+    return paths
+
+
+@pytest.fixture
+def ask(paths):
+    def ask(*, image="sha256:abc", container="web", **annotations: str) -> Wanted | None:
+        keys = {f"crishim.io/{key.replace('_', '-')}": text for key, text in annotations.items()}
+        request = api_pb2.CreateContainerRequest(
+            config=api_pb2.ContainerConfig(
+                metadata=api_pb2.ContainerMetadata(name=container),
+                image=api_pb2.ImageSpec(image=image),
+            ),
+            sandbox_config=api_pb2.PodSandboxConfig(
+                metadata=api_pb2.PodSandboxMetadata(name="pod", uid="uid-1"), annotations=keys
+            ),
+        )
+        return wanted(request, Store(paths), Restored(paths))
+
+    return ask
+
+
+def test_an_ordinary_container(ask):
+    assert ask() is None
+    assert ask(image="docker.io/library/web:1") is None
+
+
+def test_the_image_names_a_stored_checkpoint(ask, paths):
+    found = ask(image="web-1")
+    assert found.archive == paths.store / "web-1.tar"
+    assert not found.options.once
+    assert (found.options.address, found.options.tcp) == ("", "")
+
+
+def test_the_image_is_the_path_of_one(ask, tmp_path):
+    (tmp_path / "any.tar").touch()
+    assert ask(image=str(tmp_path / "any.tar")).archive == tmp_path / "any.tar"
+    with pytest.raises(NotFound):
+        ask(image=str(tmp_path / "none.tar"))
+
+
+def test_the_annotation_names_one_for_the_only_container(ask, paths):
+    found = ask(restore=" web-1 ")
+    assert found.archive == paths.store / "web-1.tar"
+    assert found.options.once
+
+
+def test_the_annotation_names_one_per_container(ask, paths):
+    text = "web=web-1, db=db-1"
+    assert ask(restore=text, container="web").archive == paths.store / "web-1.tar"
+    assert ask(restore=text, container="db").archive == paths.store / "db-1.tar"
+    assert ask(restore=text, container="sidecar") is None
+
+
+def test_a_part_without_a_name_is_an_error_that_shows_it(ask):
+    with pytest.raises(InvalidRequest, match="'db-1' is not NAME=REF"):
+        ask(restore="web=web-1, db-1", container="db")
+
+
+def test_an_annotation_reaches_no_path_outside(ask, tmp_path):
+    (tmp_path / "any.tar").touch()
+    with pytest.raises(InvalidRequest, match="a pod may not name"):
+        ask(restore=str(tmp_path / "any.tar"))
+
+
+def test_a_missing_checkpoint_is_no_cold_start(ask):
+    with pytest.raises(NotFound):
+        ask(restore="gone")
+
+
+def test_once_restored_a_crash_starts_cold(ask, paths):
+    Restored(paths).mark(pod_uid="uid-1", container="web")
+    assert ask(restore="web-1") is None
+    assert ask(restore="web=web-1,db=db-1", container="db") is not None
+    Restored(paths).keep_only({"uid-2"})
+    assert ask(restore="web-1") is not None
+
+
+def test_options_are_words(ask):
+    found = ask(restore="web-1", address="new", tcp="close")
+    assert (found.options.address, found.options.tcp) == ("new", "close")
+    with pytest.raises(InvalidRequest, match="'sometimes' is none of keep, new"):
+        ask(restore="web-1", address="sometimes")
+
+
+def test_a_cold_start_after_a_failure_is_not_promised(ask):
+    with pytest.raises(Precondition, match="cold start"):
+        ask(restore="web-1", on_restore_failure="cold")

@@ -21,7 +21,7 @@ from crishim._proto.runtime.v1 import api_pb2
 from crishim.server.guard import STOPPING, Calls, Context, Guard, Stream, Unary
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+    from collections.abc import AsyncGenerator, Mapping
     from pathlib import Path
 
 Request = TypeVar("Request")
@@ -37,6 +37,8 @@ _HOP_HEADERS = frozenset(
     {"user-agent", "te", "content-type", "grpc-accept-encoding", "accept-encoding"}
 )
 _PREFIX = "/runtime."
+_HALF_CLOSE_S = 0.05
+"""How long a caller's end of requests may lag behind its only one; usually they come together."""
 
 
 def _methods(*, streaming: bool) -> frozenset[str]:
@@ -107,19 +109,32 @@ class Forwarder:
         finally:
             call.cancel()
 
-    async def exchange(
-        self, method: str, requests: AsyncIterable[bytes], context: Context
-    ) -> AsyncGenerator[bytes, None]:
-        """Pass on a call of unknown shape: every shape is a case of streams both ways."""
-        multicall: Any = self._channel.stream_stream(method)
-        call = multicall(requests, metadata=_passed(context), timeout=context.time_remaining())
+    async def exchange(self, method: str, context: Context) -> AsyncGenerator[bytes, None]:
+        """Pass on a call of unknown shape, the requests read from `context`.
+
+        Every shape is a case of streams both ways; but a gRPC stream whose server refuses while we
+        still send ends as INTERNAL, and a kubelet that asks for a new method needs to hear
+        UNIMPLEMENTED. So one request that ends the caller's side is sent as one.
+        """
+        requests = _Requests(context)
         try:
-            await context.send_initial_metadata(await call.initial_metadata())
-            async for answer in call:
-                yield answer
-            context.set_trailing_metadata(await call.trailing_metadata())
+            only = await requests.only()
+            single, several = self._channel.unary_stream, self._channel.stream_stream
+            start: Any = several(method) if only is None else single(method)
+            call = start(
+                requests.all() if only is None else only,
+                metadata=_passed(context),
+                timeout=context.time_remaining(),
+            )
+            try:
+                await context.send_initial_metadata(await call.initial_metadata())
+                async for answer in call:
+                    yield answer
+                context.set_trailing_metadata(await call.trailing_metadata())
+            finally:
+                call.cancel()
         finally:
-            call.cancel()
+            requests.close()
 
     def refuse(self, error: grpc.aio.AioRpcError, context: Context) -> None:
         """End the caller's call as containerd ended ours, or say that containerd is not there."""
@@ -200,9 +215,9 @@ class Relay(grpc.GenericRpcHandler):
 
         return relay
 
-    def _unknown(self, method: str) -> StreamHandler[AsyncIterable[bytes]]:
-        async def relay(requests: AsyncIterable[bytes], context: Context) -> None:
-            await self._pass_on(self._forwarder.exchange(method, requests, context), context)
+    def _unknown(self, method: str) -> StreamHandler[object]:
+        async def relay(_: object, context: Context) -> None:
+            await self._pass_on(self._forwarder.exchange(method, context), context)
 
         return relay
 
@@ -240,6 +255,40 @@ def _passed(context: Context) -> list[tuple[str, str | bytes]]:
     """Return the caller's metadata without what belongs to the hop."""
     metadata = context.invocation_metadata() or ()
     return [(key, value) for key, value in metadata if key not in _HOP_HEADERS]
+
+
+class _Requests:
+    """What a caller sends, looked at before it is passed on."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._first: Any = grpc.aio.EOF
+        self._second: asyncio.Future[Any] | None = None
+
+    async def only(self) -> bytes | None:
+        """Return the first request if the caller's side ends with it, as in unary calls."""
+        self._first = await self._context.read()
+        if self._first is grpc.aio.EOF:
+            return None
+        self._second = asyncio.ensure_future(self._context.read())
+        await asyncio.wait({self._second}, timeout=_HALF_CLOSE_S)
+        ended = self._second.done() and self._second.result() is grpc.aio.EOF
+        return self._first if ended else None
+
+    async def all(self) -> AsyncGenerator[bytes, None]:
+        """Yield every request."""
+        if self._second is None:
+            return
+        yield self._first
+        message = await self._second
+        while message is not grpc.aio.EOF:
+            yield message
+            message = await self._context.read()
+
+    def close(self) -> None:
+        """Ask for no more."""
+        if self._second is not None:
+            self._second.cancel()
 
 
 def _refuse_stopping(context: Context) -> None:

@@ -74,6 +74,17 @@ async def test_containerds_other_services_are_not_reachable(relay: Relaying) -> 
     assert relay.runtime.calls == []
 
 
+async def test_unknown_method_may_send_nothing(relay: Relaying) -> None:
+    async def answer(requests, context):
+        count = len([request async for request in requests])
+        await context.write(str(count).encode())
+
+    relay.runtime.answers[RUNTIME + "Count"] = answer
+    for sent in ([], [b""], [b"", b""], [b"", b"", b"a", b"a"]):
+        call = relay.client.stream_unary(RUNTIME + "Count")
+        assert await call(iter(sent)) == str(len(sent)).encode()
+
+
 async def test_metadata_pass_both_ways(relay: Relaying) -> None:
     sent = (
         ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),

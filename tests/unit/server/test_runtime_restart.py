@@ -71,7 +71,11 @@ async def test_restart_under_load(tmp_path: Path) -> None:
             for task in loads:
                 task.cancel()
             await asyncio.gather(*loads, return_exceptions=True)
-    assert set(outcomes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    # CANCELLED is what a stopping grpc.aio server tells calls that it has begun.
+    assert set(outcomes) - {grpc.StatusCode.CANCELLED} == {
+        grpc.StatusCode.OK,
+        grpc.StatusCode.UNAVAILABLE,
+    }
     assert set(outcomes[before + 8 :]) == {grpc.StatusCode.OK}
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 
 import pytest
 
+from lab import cgroups
 from lab.settings import Options, Settings
 from lab.up import prepare
 from tests.e2e import nodes
+from tests.e2e.conftest import LOGS
 from tests.e2e.machine import TIMEOUT_S, USER_IMAGE, Client, Machine
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
@@ -47,23 +50,36 @@ awk '/^(Uid|Seccomp|NoNewPrivs):/ { print $2 }' /proc/$pid/status
 
 @pytest.fixture(scope="module")
 def machine_up(tmp_path_factory):
-    """The virtual machine with the workload's images."""
+    """The virtual machine with the workload's images; nothing of it is left afterwards."""
     nodes.lab("vm", "up", timeout_s=1800)
     machine = Machine()
     machine.prepare(tmp_path_factory.mktemp("image"))
     yield machine
-    if not os.environ.get("CRISHIM_TEST_KEEP_LAB"):
-        nodes.lab("vm", "down")
+    if os.environ.get("CRISHIM_TEST_KEEP_LAB"):
+        return
+    nodes.lab("vm", "down")
+    settings = Settings.from_environment()
+    assert not settings.vm_dir.exists()
+    assert not any((each.point / settings.vm_cgroup).exists() for each in cgroups.hierarchies())
+    with pytest.raises(nodes.CommandFailed) as gone:
+        nodes.lab("vm", "exec", "--", "true")
+    assert "scripts/lab vm up" in gone.value.stderr
 
 
 @pytest.fixture
-def machine(machine_up):
+def machine(machine_up, request):
     """The machine, without a test's pods and archive after the test."""
     yield machine_up
+    if getattr(request.node, "failed", False):
+        folder = LOGS / re.sub(r"[^\w.-]+", "_", request.node.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        words = ("journalctl", "--no-pager", "-u", "crishim", "-u", "containerd")
+        (folder / "journal.log").write_text(machine_up.exec(*words))
     machine_up.wait_for("crishim")
     machine_up.clean()
     machine_up.exec("rm", "-f", ARCHIVE)
-    assert machine_up.sh("find /var/lib/crishim /run/crishim/holds -type f 2>/dev/null || :") == ""
+    left = machine_up.sh("find /var/lib/crishim /run/crishim/holds -type f 2>/dev/null || :")
+    assert getattr(request.node, "failed", False) or left == ""
 
 
 def confinement(machine: Machine, container: str) -> list[str]:

@@ -1,9 +1,15 @@
-"""The guardian as a process of its own: it acts when its pipe ends without the word."""
+"""The guardian as a process of its own: it acts when its pipe ends without the word.
+
+The cgroup is an ordinary directory with the kernel's file in it.
+"""
 
 import asyncio
+import fcntl
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,91 +17,100 @@ from crishim.checkpoint import guardian
 from crishim.checkpoint.guardian import Guardian
 from crishim.kernel import process
 
-RUNC = """#!/bin/sh
-echo "$@" >> "$0.called"
-"""
-
 
 @pytest.fixture
 def charge(tmp_path):
-    runc = tmp_path / "runc"
-    runc.write_text(RUNC)
-    runc.chmod(0o755)
+    for name in ("cgroup", "dump"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "cgroup" / "cgroup.freeze").write_text("1")
     (tmp_path / "half.partial").touch()
     return {
         "dump": tmp_path / "dump",
         "partial": tmp_path / "half.partial",
-        "runc": [str(runc), "--root", "/r"],
-        "container": "c1",
+        "freezer": tmp_path / "cgroup",
         "netns": "",
         "table": "",
     }
 
 
-def calls(charge) -> list[str]:
-    try:
-        with open(f"{charge['runc'][0]}.called", encoding="ascii") as file:
-            return file.read().splitlines()
-    except FileNotFoundError:
-        return []
+def frozen(charge) -> bool:
+    return (charge["freezer"] / "cgroup.freeze").read_text() == "1"
 
 
 def orphaned(charge) -> None:
     """Run a guardian whose daemon dies right after it has given the charge."""
-    line = json.dumps(
-        {
-            name: value if isinstance(value, (str, list)) else str(value)
-            for name, value in charge.items()
-        }
-    )
+    line = json.dumps({name: str(value) for name, value in charge.items()})
     argv = [sys.executable, "-I", "-S", guardian.__file__]
     subprocess.run(argv, input=line.encode() + b"\n", check=True, timeout=60)
 
 
 async def test_a_discharged_guardian_touches_nothing(charge):
-    watching = Guardian(**charge)
+    watching = Guardian(**charge, locked=())
     await watching.start(process.environment())
     await watching.discharge()
     await watching.discharge()
-    assert calls(charge) == []
+    assert frozen(charge)
     assert charge["partial"].exists()
 
 
 async def test_discharge_without_start(charge):
-    await Guardian(**charge).discharge()
-    assert calls(charge) == []
+    await Guardian(**charge, locked=()).discharge()
+    assert charge["partial"].exists()
+
+
+async def test_locks_are_kept_as_long_as_the_guardian_lives(charge):
+    fd = os.open(charge["partial"], os.O_RDWR)
+    other = os.open(charge["partial"], os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    watching = Guardian(**charge, locked=(fd,))
+    await watching.start(process.environment())
+    os.close(fd)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    await watching.discharge()
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)
 
 
 def test_an_orphan_thaws_and_removes_the_half_archive(charge):
     orphaned(charge)
-    assert calls(charge) == ["--root /r resume c1"]
+    assert not frozen(charge)
     assert not charge["partial"].exists()
+
+
+def test_an_orphan_thaws_on_cgroup_v1_too(charge):
+    state = charge["freezer"] / "freezer.state"
+    state.write_text("FROZEN")
+    orphaned(charge)
+    assert state.read_text() == "THAWED"
 
 
 def test_an_orphan_thaws_nothing_once_the_archive_has_appeared(charge):
     charge["partial"].unlink()
     orphaned(charge)
-    assert calls(charge) == []
+    assert frozen(charge)
 
 
-def test_a_failing_runc_does_not_keep_the_half_archive(charge):
-    charge["runc"] = ["false"]
-    orphaned(charge)
+@pytest.mark.parametrize(
+    "trouble", [{"freezer": Path("/gone")}, {"netns": Path("/gone"), "table": "netdev x"}]
+)
+def test_one_step_that_fails_does_not_stop_the_others(charge, trouble):
+    orphaned({**charge, **trouble})
     assert not charge["partial"].exists()
+    assert frozen(charge) == ("freezer" in trouble)
 
 
 async def test_an_orphan_waits_for_the_dump_and_unblocks_it(charge):
-    images = charge["dump"] / "images"
-    images.mkdir(parents=True)
-    page = images / "pages-1.img"
-    subprocess.run(["mkfifo", str(page)], check=True)
-    # Like CRIU it blocks in open() because nobody reads, and is known by the path among its words.
-    script = 'exec 3> "$0"; rm "$0"'
-    dump = subprocess.Popen(["sh", "-c", script, str(page)])
+    page = charge["dump"] / "images" / "pages-1.img"
+    page.parent.mkdir()
+    os.mkfifo(page)
+    # Like CRIU it blocks in open() because nobody reads; it is known by its name and the path.
+    script = 'exec 3> "$0"'
+    dump = subprocess.Popen(["runc", "-c", script, str(page)], executable="/bin/sh")
     try:
         await asyncio.to_thread(orphaned, charge)
         assert dump.wait(timeout=20) == 0
     finally:
         dump.kill()
         dump.wait()
-    assert calls(charge) == ["--root /r resume c1"]
+    assert not frozen(charge)

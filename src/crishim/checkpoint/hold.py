@@ -25,6 +25,7 @@ from crishim.checkpoint.kept import kept
 from crishim.checkpoint.podlink import INTERFACE, PodLink
 from crishim.errors import NotFound
 from crishim.kernel.netns import NetnsThread
+from crishim.kernel.segment import without_repeats
 from crishim.kernel.sockdiag import SockDiag
 from crishim.tools.nft import Nft
 
@@ -98,9 +99,12 @@ class SourceHold:
         ports = None
         if listeners is not None:
             ports = (await self.sockets(listeners)).tcp_ports
-        link.tap.start(only_syns=True)
         text = rules.syn(self._syn_table, interface=INTERFACE, ports=ports)
         await link.inside.run(link.nft.run, text)
+        # Not before the drop: a SYN that was delivered, and sent again when its connection is over,
+        # would begin another one, and its client answers that with RST. One that is dropped before
+        # this line comes again by itself.
+        link.tap.start(only_syns=True)
         await drain(link.inside, timeout_s=timeout_s, listeners=listeners, orphans=self._lasting)
 
     async def sockets(self, inodes: Collection[int]) -> Kept:
@@ -140,7 +144,7 @@ class SourceHold:
             return 0
         try:
             await link.inside.run(link.nft.remove, "netdev", self.record.table, self._syn_table)
-            frames = link.tap.stop()
+            frames = without_repeats(link.tap.stop())
             return await link.outside.run(link.tap.send, frames)
         finally:
             await link.close()
@@ -215,8 +219,8 @@ class TargetHold:
 
         try:
             await link.inside.run(let_go)
-            frames = sorted([*earlier, *link.tap.stop()], key=lambda frame: frame.caught_ns)
-            return await link.outside.run(link.tap.send, frames)
+            caught = sorted([*earlier, *link.tap.stop()], key=lambda frame: frame.caught_ns)
+            return await link.outside.run(link.tap.send, without_repeats(caught))
         finally:
             await link.close()
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crishim.errors import Corrupt
+from crishim.kernel.segment import transport
 from crishim.kernel.sockdiag import TcpState
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Kept:
 
     def matches(self, frame: bytes) -> bool:
         """Whether an Ethernet frame on its way into the pod is for one of these sockets."""
-        parsed = _transport(frame)
+        parsed = transport(frame)
         if parsed is None:
             return False
         protocol, source, destination, body = parsed
@@ -125,19 +126,3 @@ def _port(data: object) -> int:
     if not isinstance(data, int) or not 0 < data < 1 << 16:
         raise ValueError(f"{data!r:.40} is not a port")
     return data
-
-
-def _transport(frame: bytes) -> tuple[int, str, str, bytes] | None:
-    kind, packet = frame[12:14], frame[14:]
-    if kind == b"\x08\x00" and len(packet) >= 20:
-        family, protocol, at, ends = socket.AF_INET, packet[9], (packet[0] & 15) * 4, (12, 16, 20)
-    elif kind == b"\x86\xdd" and len(packet) >= 40:
-        family, protocol, at, ends = socket.AF_INET6, packet[6], 40, (8, 24, 40)
-    else:
-        return None
-    size = {socket.IPPROTO_TCP: 20, socket.IPPROTO_UDP: 8}.get(protocol)
-    if size is None or len(packet) < at + size:
-        return None
-    source = socket.inet_ntop(family, packet[ends[0] : ends[1]])
-    destination = socket.inet_ntop(family, packet[ends[1] : ends[2]])
-    return protocol, source, destination, packet[at:]

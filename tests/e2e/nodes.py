@@ -149,6 +149,7 @@ class Client:
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=env
         )
         self._guard = threading.Timer(self.LIFE_S, self._process.kill)
+        self._guard.daemon = True
         self._guard.start()
         assert "connected" in self._answer()
 

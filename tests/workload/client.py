@@ -1,9 +1,9 @@
 """A client without any reconnect code, and an eye on the wire beside it.
 
-Usage: client.py ADDRESS PORT [--connections N] [--period-ms T] [--interface IF]
+Usage: client.py ADDRESS PORT [--kind K] [--connections N] [--period-ms T] [--interface IF]
 
-Keeps N connections open to the workload, sends a numbered message every T ms on each, waits for the
-answer and checks it. Commands come as lines on standard input, answers go out as JSON lines:
+Keeps N connections open to the workload; `kinds.py` tells what they do. Commands come as lines on
+standard input, answers go out as JSON lines:
 
     mark     forget the longest gap so far; answers {"marked": ...}
     report   answers what was seen since the start (and the gap since the last mark)
@@ -17,62 +17,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import socket
 import struct
 import sys
 import threading
 import time
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
 
-class Connection(threading.Thread):
-    """One connection with a message under way at a time."""
-
-    def __init__(self, address: str, port: int, period_s: float) -> None:
-        super().__init__(daemon=True)
-        self.socket = socket.create_connection((address, port), timeout=10)
-        self.socket.settimeout(120)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.period_s = period_s
-        self.answered = 0
-        self.first = self.last = 0
-        self.errors: list[str] = []
-        self.gap = (0.0, 0.0, 0.0)
-        self.stop = False
-
-    def run(self) -> None:
-        answers = self.socket.makefile("rb")
-        before = time.time()
-        while not self.stop:
-            number = self.answered + 1
-            try:
-                self.socket.sendall(b"count %d\n" % number)
-                words = answers.readline().split()
-            except OSError as error:
-                self.errors.append(repr(error))
-                return
-            if len(words) != 3 or words[0] != b"count" or int(words[1]) != number:
-                self.errors.append(f"message {number} was answered by {words!r}")
-                return
-            now = time.time()
-            if now - before > self.gap[0]:
-                self.gap = (now - before, before, now)
-            self.last = int(words[2])
-            self.first = self.first or self.last
-            self.answered = number
-            before = now
-            time.sleep(self.period_s)
+import kinds
 
 
 class Wire(threading.Thread):
     """Counts what must not be seen: RST and FIN of our connections, ICMP errors about the address.
 
-    Args: ports: our own ends of the connections.
+    Args: ports: our own ends of the connections; None for all, with FIN allowed.
     """
 
-    def __init__(self, interface: str, address: str, ports: set[int]) -> None:
+    def __init__(self, interface: str, address: str, ports: set[int] | None) -> None:
         super().__init__(daemon=True)
         self.ports = ports
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
         self.socket.bind((interface, 0))
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.address = socket.inet_pton(family, address)
@@ -80,14 +48,14 @@ class Wire(threading.Thread):
 
     def run(self) -> None:
         while True:
-            frame = self.socket.recv(1 << 17)
+            frame = self.socket.recv(256)
             if self.address in frame[14:134]:
                 name = alarm(frame, self.ports)
                 if name:
                     self.seen.append(name)
 
 
-def alarm(frame: bytes, ports: set[int]) -> str:
+def alarm(frame: bytes, ports: set[int] | None) -> str:
     """Return what is wrong with an Ethernet frame: "RST", "FIN", "ICMP error" or ""."""
     kind = struct.unpack("!H", frame[12:14])[0]
     if kind == 0x0800:
@@ -97,9 +65,11 @@ def alarm(frame: bytes, ports: set[int]) -> str:
     else:
         return ""
     if protocol == socket.IPPROTO_TCP and len(frame) > at + 13:
+        flags = frame[at + 13]
+        if ports is None:
+            return "RST" if flags & 4 else ""
         if not ports & set(struct.unpack("!HH", frame[at : at + 4])):
             return ""
-        flags = frame[at + 13]
         return "RST" if flags & 4 else "FIN" if flags & 1 else ""
     if protocol == socket.IPPROTO_ICMP and frame[at] in (3, 5, 11, 12):
         return "ICMP error"
@@ -108,18 +78,19 @@ def alarm(frame: bytes, ports: set[int]) -> str:
     return ""
 
 
-def report(connections: list[Connection], wire: Wire | None) -> dict[str, object]:
+def report(connections: list[kinds.Connection], wire: list[str]) -> dict[str, object]:
     """Return one JSON object on all connections; the gap is the longest of any."""
     gap = max((c.gap for c in connections), key=lambda g: g[0])
     return {
         "connections": len(connections),
         "answered": sum(c.answered for c in connections),
         "counted": max(c.last for c in connections) - min(c.first for c in connections) + 1,
+        "least": min(c.answered for c in connections),
         "errors": [e for c in connections for e in c.errors],
         "gap_ms": round(gap[0] * 1e3, 1),
         "gap_began": gap[1],
         "gap_ended": gap[2],
-        "wire": list(wire.seen) if wire else [],
+        "wire": wire,
     }
 
 
@@ -128,18 +99,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("address")
     parser.add_argument("port", type=int)
+    parser.add_argument("--kind", choices=kinds.KINDS, default="count")
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--period-ms", type=float, default=2)
     parser.add_argument("--interface", default="")
     options = parser.parse_args()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    kind = kinds.KINDS[options.kind]
     connections = [
-        Connection(options.address, options.port, options.period_ms / 1e3)
+        kind(options.address, options.port, options.period_ms / 1e3)
         for _ in range(options.connections)
     ]
     wire = None
     if options.interface:
-        ports = {connection.socket.getsockname()[1] for connection in connections}
-        wire = Wire(options.interface, options.address, ports)
+        ports = {port for connection in connections for port in connection.ports}
+        wire = Wire(options.interface, options.address, ports or None)
         wire.start()
     for connection in connections:
         connection.start()
@@ -150,12 +125,13 @@ def main() -> int:
                 connection.gap = (0.0, 0.0, 0.0)
             print(json.dumps({"marked": time.time()}), flush=True)
         elif line.strip() == "report":
-            print(json.dumps(report(connections, wire)), flush=True)
-    seen = report(connections, wire)  # before our own closing sends FINs
+            print(json.dumps(report(connections, list(wire.seen) if wire else [])), flush=True)
+    seen = list(wire.seen) if wire else []  # before our own closing sends FINs
     for connection in connections:
-        connection.stop = True
-    print(json.dumps(seen), flush=True)
-    return 1 if seen["errors"] else 0
+        connection.finish()
+    last = report(connections, seen)
+    print(json.dumps(last), flush=True)
+    return 1 if last["errors"] else 0
 
 
 if __name__ == "__main__":

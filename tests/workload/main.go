@@ -14,6 +14,12 @@
 //	dial HOST:P   -> "local ADDR"; opens a connection out and keeps it
 //	say TEXT      -> "heard LINE" from that connection
 //	exit N        -> ends with status N
+//	unix TEXT     -> "unix TEXT TEXT", sent through two UNIX connections of its own
+//	chatted       -> "chatted N ERROR", what the connection of -chat has come to
+//	hushed        -> "hushed N", how many lines a connection on which "hush" was said has brought
+//
+// Three words give the whole connection another use (see connections.go): "stream" sends blocks both
+// ways, "trickle" sends lines to who has ended its direction, "hush" ends ours and counts lines.
 package main
 
 import (
@@ -42,6 +48,11 @@ type state struct {
 	files   map[string]*os.File
 	out     net.Conn
 	outRead *bufio.Reader
+
+	hushed, chatted atomic.Int64
+	chatError       atomic.Value
+	unixEnds        [][2]net.Conn
+	unixListeners   []net.Listener
 }
 
 func main() {
@@ -51,6 +62,9 @@ func main() {
 	layer := flag.Int("layer-mb", 0, "size of the files to make in /layer, in 8 pieces")
 	layerRate := flag.Int("layer-mb-s", 0, "how much of one of those files to rewrite each second")
 	logEvery := flag.Duration("log-every", 100*time.Millisecond, "time between lines of log")
+	slowPort := flag.Int("slow-port", 0, "a second TCP port, whose connections are accepted slowly")
+	acceptEvery := flag.Duration("accept-every", 20*time.Millisecond, "time between those")
+	chat := flag.String("chat", "", "HOST:PORT of a workload to talk to all the time")
 	flag.Parse()
 	s := &state{memory: fill(*megabytes << 20), files: map[string]*os.File{}}
 	if *layer > 0 {
@@ -71,6 +85,12 @@ func main() {
 	go s.watch()
 	go s.rewrite(*dirty << 20)
 	go logLines(*logEvery)
+	if *slowPort != 0 {
+		go s.acceptSlowly(*slowPort, *acceptEvery)
+	}
+	if *chat != "" {
+		go s.chat(*chat)
+	}
 	go func() {
 		<-stop
 		os.Exit(0)
@@ -81,7 +101,7 @@ func main() {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
-		go s.serve(connection)
+		go s.serve(connection.(*net.TCPConn))
 	}
 }
 
@@ -163,10 +183,22 @@ func logLines(every time.Duration) {
 	}
 }
 
-func (s *state) serve(connection net.Conn) {
+func (s *state) serve(connection *net.TCPConn) {
 	defer connection.Close()
 	lines := bufio.NewScanner(connection)
 	for lines.Scan() {
+		switch lines.Text() {
+		case "stream":
+			fmt.Fprintln(connection, "stream")
+			stream(connection)
+			return
+		case "trickle":
+			trickle(connection)
+			return
+		case "hush":
+			s.hush(connection, lines)
+			return
+		}
 		answer := s.answer(strings.SplitN(lines.Text(), " ", 3))
 		if _, err := fmt.Fprintln(connection, answer); err != nil {
 			return
@@ -197,6 +229,17 @@ func (s *state) answer(words []string) string {
 	case "exit":
 		status, _ := strconv.Atoi(words[1])
 		os.Exit(status)
+	case "unix":
+		heard, err := s.unix(words[1])
+		if err != nil {
+			return "error " + err.Error()
+		}
+		return "unix " + heard
+	case "hushed":
+		return fmt.Sprintf("hushed %d", s.hushed.Load())
+	case "chatted":
+		failure, _ := s.chatError.Load().(string)
+		return strings.TrimSpace(fmt.Sprintf("chatted %d %s", s.chatted.Load(), failure))
 	case "dial", "say":
 		return s.outside(words)
 	}

@@ -1,0 +1,47 @@
+"""Moving a container from one pod to the next, as many tests do it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+from tests.e2e import nodes
+
+ARCHIVE = "/var/lib/crishim/test.tar"
+
+
+def checkpoint(node: nodes.Node, container: str, *options: str, archive: str = ARCHIVE) -> dict:
+    """Run `crishim checkpoint --json` and return its result."""
+    out = node.exec("crishim", "checkpoint", container, "--json", "--output", archive, *options)
+    return json.loads(out.splitlines()[-1])["result"]
+
+
+def move(pod: nodes.Pod, container: str, **config: object) -> tuple[nodes.Pod, str]:
+    """Checkpoint with stop, remove the pod, restore in a new one; return that and the container.
+
+    Args: config: of the new pod.
+    """
+    node = pod.node
+    checkpoint(node, container, "--stop")
+    pod.remove()
+    successor = node.pod(**config)
+    revived = successor.create(ARCHIVE)
+    node.crictl("start", revived)
+    node.exec("rm", ARCHIVE)
+    return successor, revived
+
+
+def assert_unharmed(report: dict) -> None:
+    """Nothing lost, repeated or reset; the counter in memory went on."""
+    assert report["errors"] == []
+    assert report["wire"] == []
+    assert report["counted"] == report["answered"]
+
+
+def eventually(condition: Callable[[], bool], *, within_s: float = 20) -> None:
+    """Wait until something is so; fail if it does not become so."""
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end, f"still not so after {within_s} s"
+        time.sleep(0.1)

@@ -75,13 +75,21 @@ def up(settings: Settings, *, cpus: int, memory_mb: int) -> None:
                 cgroup=settings.vm_cgroup,
             )
         )
-        check(settings, ["true"], timeout_s=_BOOT_TIMEOUT_S)
+        _wait_for_agent(settings)
     with step("virtual machine: containerd"):
         check(settings, ["sh", "-c", _WAIT_FOR_CONTAINERD], timeout_s=_PROVISION_TIMEOUT_S)
         check(settings, [*_IMPORT, "/usr/local/share/lab/images.tar"])
     with step("virtual machine: crishim"):
         install_checkout(settings)
     (settings.vm_dir / "up").touch()
+
+
+def _wait_for_agent(settings: Settings) -> None:
+    try:
+        check(settings, ["true"], timeout_s=_BOOT_TIMEOUT_S)
+    except LabError as problem:
+        console = settings.vm_dir / "console.log"
+        raise LabError(f"the virtual machine does not start, see {console}: {problem}") from problem
 
 
 def install_checkout(settings: Settings) -> None:

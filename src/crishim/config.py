@@ -46,9 +46,15 @@ class CheckpointConfig:
     """Set net.mptcp.enabled=0 in new sandboxes: CRIU refuses MPTCP sockets, and Go programs listen
     with them by default."""
     drain_timeout_s: float = 2.0
-    """How long accept queues may take to become empty before the dump is refused."""
+    """How long accept queues may take to become empty, and exec probes to end, before the dump is
+    refused."""
     timeout_s: float = 600.0
     """Deadline between the phases of a dump whose caller names none."""
+    connections_wait_s: float = 3600.0
+    """How long the connections of a stopped container wait for its restore before they are let
+    go."""
+    parallel: int = 2
+    """How many dumps run at a time; further ones wait for their turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +120,6 @@ def _value(default: Any, value: Any, *, where: str) -> Any:
         value = float(value)
     if type(value) is not type(default):
         raise InvalidRequest(f"{where}: {type(default).__name__} is needed, not {value!r}")
-    if isinstance(value, float) and value <= 0:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
         raise InvalidRequest(f"{where}: a number above zero is needed")
     return value

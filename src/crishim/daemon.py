@@ -24,6 +24,7 @@ from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
 from crishim.checkpoint import removal
 from crishim.checkpoint.doctor.examine import examine
 from crishim.checkpoint.dump import Dumper
+from crishim.checkpoint.flow import to_the_end
 from crishim.checkpoint.held import Held
 from crishim.checkpoint.images import ImageDirectories
 from crishim.checkpoint.locks import Locks
@@ -33,6 +34,7 @@ from crishim.checkpoint.restore import Restorer
 from crishim.checkpoint.restored import Restored
 from crishim.checkpoint.sandboxes import Sandboxes
 from crishim.checkpoint.store import Store
+from crishim.checkpoint.turns import Turns
 from crishim.containerd.channel import open_channel
 from crishim.containerd.cri import Cri
 from crishim.containerd.images import Images
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_TEND_EVERY_S = 60.0
 _ANSWER_GRACE_S = 1.0
 """For answers on their way out when everything has been waited for."""
 
@@ -129,7 +132,7 @@ async def _serve(
             # UNAVAILABLE, as they would be at containerd's own socket. Waiting here would hold up
             # the boot of the node, and could not hold for a containerd that restarts later.
             notifier.ready()
-            recovering = asyncio.create_task(_recover(channel, flows), name="recovery")
+            recovering = asyncio.create_task(_recover(channel, flows, calls), name="recovery")
             await signals.first.wait()
             recovering.cancel()
             notifier.stopping("waiting for running calls")
@@ -147,6 +150,7 @@ async def _serve(
                 hurry=signals.second,
                 waiting=waiting,
             )
+            await asyncio.gather(recovering, return_exceptions=True)
             await server.stop(_ANSWER_GRACE_S)
     finally:
         await server.stop(None)
@@ -185,6 +189,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
         namespace=namespace,
         store=store,
         locks=locks,
+        turns=Turns(config.checkpoint.parallel),
         held=held,
         pins=pins,
         drain_timeout_s=config.checkpoint.drain_timeout_s,
@@ -207,6 +212,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
         sandboxes=sandboxes,
         restorer=restorer,
         pins=pins,
+        connections_wait_s=config.checkpoint.connections_wait_s,
     )
     return _Flows(
         cri=cri,
@@ -238,10 +244,14 @@ def _methods(config: Config, flows: _Flows, *, forwarder: Forwarder, calls: Call
     )
 
 
-async def _recover(channel: grpc.aio.Channel, flows: _Flows) -> None:
-    """Finish what an earlier daemon began, as soon as containerd answers."""
+async def _recover(channel: grpc.aio.Channel, flows: _Flows, calls: Calls) -> None:
+    """Finish what an earlier daemon began, as soon as containerd answers; then tend to the rest."""
     await channel.channel_ready()
-    await flows.recovery.run()
+    with calls.must_finish("recovery"):
+        await to_the_end(flows.recovery.run())
+    while True:
+        await asyncio.sleep(_TEND_EVERY_S)
+        await flows.recovery.tend()
 
 
 class _Signals:

@@ -59,6 +59,10 @@ class NoSpace(CrishimError):
     """Disk, memory or a bounded queue is full."""
 
 
+class ToolMissing(CrishimError):
+    """A program that everything depends on is missing or too old."""
+
+
 class Unavailable(CrishimError):
     """containerd is not reachable, or we are starting or stopping."""
 

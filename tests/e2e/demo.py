@@ -16,7 +16,7 @@ from pathlib import Path
 
 os.environ.setdefault("CRISHIM_LAB_NAME", "demo")
 
-from tests.e2e import nodes  # noqa: E402 - the lab's name is read from the environment
+from tests.e2e import nodes
 
 ARCHIVE = "/var/lib/crishim/demo.tar"
 

@@ -22,6 +22,7 @@ def main_job(node: nodes.Node) -> dict:
     pod = node.pod()
     container = pod.run("-memory-mb", "20")
     address = pod.address
+    node.sh(f"until nc -z {address} 9000; do sleep 0.2; done")
     client = nodes.Client(address, "--period-ms", "50")
     client.wait_answers(10, within_s=WITHIN_S)
     node.exec("crishim", "checkpoint", container, "--stop", "--output", ARCHIVE)
@@ -36,7 +37,7 @@ def main() -> None:
     """Bring a lab up, do the main job in it, take it down."""
     nodes.Client.LIFE_S = 800
     nodes.lab("up", timeout_s=1200)
-    nodes.lab("image", nodes.IMAGE, "/root/workload", "--", "/workload")
+    nodes.lab("image", nodes.IMAGE, "/root/image", "--", "/workload")
     node = nodes.Node("node1")
     report = main_job(node)
     report["cgroup"] = node.exec("stat", "-f", "-c", "%T", "/sys/fs/cgroup").strip()

@@ -70,6 +70,10 @@ class Machine(nodes.Node):
             assert time.monotonic() < end, f"{unit} is {now}"
             time.sleep(1)
 
+    def wait_listening(self, address: str) -> None:
+        """Wait until a workload has filled its memory and answers."""
+        self.sh(f"until ip netns exec outside nc -z {address} 9000; do sleep 0.2; done")
+
     def ask(self, address: str, line: str) -> str:
         """Send one line to a workload from outside and return its answer."""
         return nodes.ask(address, line, run=self._outside)
@@ -91,7 +95,7 @@ class Machine(nodes.Node):
         ]
         with (directory / "images.tar").open("wb") as file:
             write_archive(images, file)
-        nodes.lab("vm", "push", str(directory / "images.tar"), str(nodes.CLIENT), "/root")
+        nodes.lab("vm", "push", str(directory / "images.tar"), str(nodes.CLIENT.parent), "/root")
         self.exec("ctr", "-n", "k8s.io", "image", "import", "--no-unpack", "/root/images.tar")
         self.sh(_OUTSIDE)
 
@@ -101,7 +105,7 @@ class Client(nodes.Client):
 
     COMMAND = (
         *(str(nodes.LAB), "vm", "exec", "--"),
-        *("ip", "netns", "exec", "outside", "python3", f"/root/{nodes.CLIENT.name}"),
+        *("ip", "netns", "exec", "outside", "python3", f"/root/workload/{nodes.CLIENT.name}"),
     )
     INTERFACE = "eth0"
     LIFE_S = 800

@@ -118,19 +118,21 @@ def test_a_daemon_that_hangs_is_started_again(machine):
     assert "RuntimeName:  containerd" in machine.crictl("version")
 
 
-@pytest.mark.parametrize("verb", ["restart", "stop"])
-def test_the_service_ends_in_the_middle_of_a_dump(machine, verb):
-    """SIGTERM during a dump: all of it or nothing is there, and the container goes on."""
+@pytest.mark.parametrize("words", ["restart", "stop", "kill --kill-whom=main --signal=KILL"])
+def test_the_service_ends_in_the_middle_of_a_dump(machine, words):
+    """SIGTERM or a crash during a dump: all of it or nothing is there, the container goes on."""
     pod = machine.pod()
     container = pod.run("-memory-mb", "200", linux={"security_context": {}})
     address = pod.address
+    machine.wait_listening(address)
     digest = machine.ask(address, "sum")
     argv = [str(nodes.LAB), "vm", "exec", "--", "crishim", "checkpoint", container]
     with subprocess.Popen([*argv, "--output", ARCHIVE], stdout=subprocess.PIPE, text=True) as dump:
         machine.sh("until pidof criu >/dev/null; do sleep 0.2; done")
-        machine.exec("systemctl", verb, "crishim")
+        machine.exec("systemctl", *words.split(), "crishim")
         dump.communicate(timeout=TIMEOUT_S)
     machine.exec("systemctl", "start", "crishim")
+    machine.wait_for("crishim")
     there = machine.sh(f"ls {ARCHIVE} 2>/dev/null || :").strip()
     assert (dump.returncode == 0) == (there == ARCHIVE)
     if there:
@@ -145,6 +147,7 @@ def test_a_confined_container_goes_on_in_another_pod(machine):
     pod = machine.pod()
     container = pod.run("-memory-mb", "20", image=USER_IMAGE, linux=CONFINED)
     address = pod.address
+    machine.wait_listening(address)
     confined = confinement(machine, container)
     assert confined == ["/lab.slice", "cri-containerd.apparmor.d (enforce)", "1000", "1", "2"]
     client = Client(address, "--period-ms", "50")
@@ -174,6 +177,7 @@ def test_mapped_users_are_refused_clearly(machine):
         machine.crictl("checkpoint", "--export", ARCHIVE, container)
     assert "user namespace" in refused.value.stderr
     assert "hostUsers: false" in refused.value.stderr
+    machine.wait_listening(pod.address)
     assert machine.ask(pod.address, "count 1") == "count 1 1"
 
 
@@ -188,7 +192,7 @@ def test_the_lab_runs_inside_the_machine(machine, tmp_path):
     nodes.lab("vm", "push", *map(str, sorted(artifacts)), "/var/cache/crishim", timeout_s=1200)
     nodes.lab("vm", "push", str(nodes.ROOT / "tests"), "/src")
     nodes.lab("go", str(nodes.ROOT / "tests" / "workload"), str(tmp_path / "workload"))
-    nodes.lab("vm", "push", str(tmp_path / "workload"), "/root/workload")
+    nodes.lab("vm", "push", str(tmp_path / "workload"), "/root/image")
     machine.exec("systemctl", "stop", "crishim", "containerd")
     try:
         program = "/src/tests/e2e/lab_in_vm.py"

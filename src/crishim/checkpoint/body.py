@@ -8,6 +8,7 @@ record is on disk before it is deleted, its snapshot is under a lease that expir
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import grpc
@@ -30,7 +31,8 @@ async def exchange(container: ContainerId, *, records: Records, wrapper: Path) -
     """Make `wrapper` the runtime binary of a container that was created and not started.
 
     Args: wrapper: absolute path in the container's restore directory.
-    On failure or cancel: `recover` on the directory brings a missing record back.
+    On failure: the record is as it was. It must not be cancelled between the two; a crash there is
+        mended by `recover`.
     """
     directory = wrapper.parent
     record = await records.container(container)
@@ -41,14 +43,21 @@ async def exchange(container: ContainerId, *, records: Records, wrapper: Path) -
     changed.runtime.options.type_url = _OPTIONS_URL
     changed.runtime.options.value = options.SerializeToString()
     lease = f"crishim-{container}"
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        await records.unlease(lease)  # of an attempt that a crash has ended
     await records.lease_snapshot(
         lease, snapshotter=record.snapshotter, key=record.snapshot_key, lifetime_s=_LEASE_LIFETIME_S
     )
     atomic.write_file(directory / "record", changed.SerializeToString(), mode=0o600)
     await records.delete_container(container)
-    await records.create_container(changed)
-    (directory / "record").unlink()
-    await records.unlease(lease)
+    try:
+        await records.create_container(changed)
+    except BaseException:
+        await records.create_container(record)
+        raise
+    finally:
+        (directory / "record").unlink()
+        await records.unlease(lease)
 
 
 async def recover(directory: Path, *, records: Records) -> None:

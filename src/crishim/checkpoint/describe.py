@@ -43,8 +43,8 @@ class Facts:
 async def tools(source: Source) -> Tools:
     """Look at the tools that a dump of this container would use.
 
-    Raises: Precondition: runc or CRIU is missing or too old; CRIU in the words that the kubelet's
-        tests know.
+    Raises: Precondition: runc is missing. ToolMissing: CRIU is missing or too old, in the words
+        that the kubelet's tests know.
     """
     return Tools(
         runc=await runcs.facts(source.runc.binary),

@@ -5,13 +5,15 @@
     prepare    working directory, half archive, guardian        removed, discharged
     layer      first pass over the writable layer               goes with the half archive
     blocks     write the archive's blocks ahead                 goes with the half archive
-    drain      no new connections; accept queues run empty      let go
+    drain      no new execs and connections; running execs end, let go
+               accept queues run empty
     pause      freeze the processes                             thawed
     memory     hold the connections; CRIU writes the memory,    let go
                second pass over the layer beside it
     resume     thaw, let go of the connections                  (not with `stop`)
     pack       small images, metadata, manifest; fsync; rename  -
-    end        only with `stop`: end the frozen processes       none: it goes forward only
+    end        only with `stop`, as soon as the archive has     none: it goes forward only
+               its name: end the frozen processes
 
 A failure before the end of `pack` leaves the container running as it was and no file under the
 final name. CRIU always leaves the processes alive; with `stop` they stay frozen until their archive
@@ -25,6 +27,7 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint import address, describe, logs, metadata, preflight
@@ -35,26 +38,28 @@ from crishim.checkpoint.guardian import Guardian
 from crishim.checkpoint.hold import SourceHold
 from crishim.checkpoint.layer import FIRST_MEMBER, SECOND_MEMBER, LayerCapture
 from crishim.checkpoint.resolve import resolve
-from crishim.kernel import cgroup, process, procs, tree
+from crishim.errors import Busy, Precondition
+from crishim.kernel import atomic, cgroup, process, procs, tree
 from crishim.tools import criu
 from crishim.tools import runc as runcs
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from crishim.checkpoint.held import Held
+    from crishim.checkpoint.heldrecord import HeldRecord
     from crishim.checkpoint.locks import Locks
     from crishim.checkpoint.manifest import Manifest
     from crishim.checkpoint.phases import Phases
     from crishim.checkpoint.pins import Pins
     from crishim.checkpoint.resolve import Source
     from crishim.checkpoint.store import Store
+    from crishim.checkpoint.turns import Turns
     from crishim.containerd.cri import Cri
     from crishim.containerd.records import Records
     from crishim.ids import CheckpointName
     from crishim.kernel.interface import InterfaceState
     from crishim.paths import Paths
 
+_FREEZER = "freezer"
 _FREEZE_TIMEOUT_S = 10.0
 _SPARE_FIFOS = 8
 """CRIU writes one page image per process and per piece of shared memory; with too few FIFOs the
@@ -100,6 +105,7 @@ class Dumper:
     namespace: str
     store: Store
     locks: Locks
+    turns: Turns
     held: Held
     pins: Pins
     drain_timeout_s: float
@@ -109,25 +115,43 @@ class Dumper:
 
         Raises:
             NotFound, Precondition, Unsupported: refused before anything was touched.
+            ToolMissing: there is no CRIU, or only one that is too old.
             Busy: another operation on the container is under way.
-            NoSpace: the archive does not fit; the container runs on.
+            NoSpace: the archive does not fit, or too many dumps wait; the container runs on.
             ToolFailed: runc or CRIU failed; the container runs on, CRIU's log is kept.
             DeadlineExceeded: between two phases; the container runs on.
         On cancel: at the next phase; the container runs on.
         """
+        source = await self._resolve(request.container, phases)
+        self._refuse_stopped(source)
+        with self.locks.hold(source.container.id, "checkpoint"):
+            async with self.turns.take(phases) as waited:
+                if waited:
+                    source = await self._resolve(source.container.id, phases)
+                result = await unbroken(_Dump(self, source, request, phases).run())
+        if self.store.name_of(result.archive):
+            await self.pins.add(result.manifest)
+        return result
+
+    def _refuse_stopped(self, source: Source) -> None:
+        """Refuse a container that was stopped: thawing it would make a second live copy."""
+        if record := self.held.of_container(source.container.id):
+            raise Precondition(
+                f"container {source.container.id[:13]} was stopped by a checkpoint",
+                hint=f"its state is in {record.archive}",
+            )
+        if self.held.of_sandbox(source.sandbox.id):
+            raise Precondition("another container of the pod was stopped by a checkpoint")
+
+    async def _resolve(self, container: str, phases: Phases) -> Source:
         with phases.step("resolve"):
-            source = await resolve(
-                request.container,
+            return await resolve(
+                container,
                 cri=self.cri,
                 records=self.records,
                 paths=self.paths,
                 namespace=self.namespace,
             )
-        with self.locks.hold(source.container.id, "checkpoint"):
-            result = await unbroken(_Dump(self, source, request, phases).run())
-        if self.store.name_of(result.archive):
-            await self.pins.add(result.manifest)
-        return result
 
     def target(self, source: Source, request: DumpRequest) -> Path:
         """Return where the archive is to appear."""
@@ -152,10 +176,12 @@ class _Dump:
         self._phases = phases
         self._target = dumper.target(source, request)
         self._work = dumper.paths.dump(source.container.id)
+        self._kept_logs = dumper.paths.logs / f"dump-{source.container.id[:13]}"
         self._freezer = runcs.cgroup_of(source.runc, source.container.id)
         self._pids = cgroup.processes(self._freezer)
         self._mapped: frozenset[str] = frozenset()
         self._sockets: frozenset[int] | None = None
+        self._lock = -1
         self._paused = False
         self._kept = False
         self._log_bytes = self._layer_bytes = self._changes_bytes = self._image_bytes = 0
@@ -166,7 +192,7 @@ class _Dump:
         async with contextlib.AsyncExitStack() as undo:
             with step("preflight"):
                 tools = await describe.tools(self._source)
-                await preflight.check(self._source, self._request, pids=self._pids)
+                await self._preflight()
             with step("prepare"):
                 await self._workspace(undo)
                 writer = await self._archive(undo)
@@ -178,8 +204,10 @@ class _Dump:
             with step("blocks"):
                 # Blocks that exist already shorten the pause, and a full disk is found before it.
                 await in_thread(writer.prepare, await in_thread(procs.memory_bytes, self._pids))
-            guardian = await self._guard(undo, writer, hold)
+            await self._guard(undo, writer, hold)
             with step("drain"):
+                gate = undo.enter_context(contextlib.ExitStack())
+                await self._quiet(gate)
                 await self._drain(hold)
             with step("pause"):
                 frozen_at_ns = time.time_ns()
@@ -192,14 +220,13 @@ class _Dump:
             if not stop:
                 with step("resume", deadline=False):
                     await self._thaw()
+                    gate.close()
                     if hold is not None:
                         await hold.release()
-                    await guardian.discharge()
             with step("pack", deadline=stop):
                 await in_thread(self._add_entries, writer, changes, frozen_at_ns)
                 manifest = self._manifest(tools, frozen_at_ns, interfaces)
                 size = await self._commit(writer, manifest, hold)
-                await guardian.discharge()
             if stop:
                 with step("end", deadline=False):
                     await self._end()
@@ -207,18 +234,41 @@ class _Dump:
             archive=self._target, archive_bytes=size, manifest=manifest, phases=self._phases
         )
 
+    async def _preflight(self) -> None:
+        locks, container = self._dumper.locks, self._source.container.id
+        await preflight.check(self._source, self._request, pids=self._pids, target=self._target)
+        # An exec of ours, such as a probe, will have ended before the pause.
+        if not locks.execs(container):
+            await in_thread(preflight.sessions, self._source, self._pids)
+
+    async def _quiet(self, gate: contextlib.ExitStack) -> None:
+        """Let no exec begin until `gate` closes, and those that run come to their end."""
+        locks, container = self._dumper.locks, self._source.container.id
+        gate.enter_context(locks.quiet(container))
+        await locks.execs_ended(container, timeout_s=self._dumper.drain_timeout_s)
+        self._pids = await in_thread(cgroup.processes, self._freezer)
+        await in_thread(preflight.sessions, self._source, self._pids)
+
     async def _workspace(self, undo: contextlib.AsyncExitStack) -> None:
-        """Make the working directory; a failure keeps the logs of it, nothing else."""
-        await in_thread(tree.remove_tree, self._work)
-        (self._work / "images").mkdir(mode=0o700, parents=True)
+        """Make the working directory; a failure keeps the logs of it, nothing else.
+
+        Raises: Busy: the guardian of an earlier daemon's dump is still at work in it.
+        """
+        self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = atomic.try_lock(self._work / "lock")
+        if lock is None:
+            raise Busy("an earlier dump of the container is still being undone")
+        self._lock = lock
+        undo.callback(os.close, lock)
+        await in_thread(tree.remove_tree, self._work / "images")
+        (self._work / "images").mkdir(mode=0o700)
         config = criu.dump_config(tcp_close=self._request.tcp == "close")
         (self._work / "criu.conf").write_text(config, encoding="utf-8")
         undo.push_async_callback(in_thread, tree.remove_tree, self._work)
 
         def keep(kind: type[BaseException] | None, *_: object) -> None:
             if kind is not None:
-                name = f"dump-{self._source.container.id[:13]}"
-                logs.keep(self._work, self._dumper.paths.logs / name)
+                logs.keep(self._work, self._kept_logs)
 
         undo.push(keep)
 
@@ -267,22 +317,22 @@ class _Dump:
 
     async def _guard(
         self, undo: contextlib.AsyncExitStack, writer: ArchiveWriter, hold: SourceHold | None
-    ) -> Guardian:
+    ) -> None:
         guardian = Guardian(
             dump=self._work,
             partial=writer.partial,
-            runc=self._source.runc.argv(),
-            container=self._source.container.id,
+            freezer=self._freezer,
             netns=hold.record.netns if hold else "",
             table=f"{hold.record.family} {hold.record.table}" if hold else "",
+            locked=(writer.fd, self._lock),
         )
         await guardian.start(process.environment())
         undo.push_async_callback(guardian.discharge)
-        return guardian
 
     async def _pause(self, undo: contextlib.AsyncExitStack) -> None:
         # Registered first: a cancelled or failed pause may have frozen the container all the same.
         self._paused = True
+        (self._work / _FREEZER).write_text(str(self._freezer), encoding="utf-8")
         undo.push_async_callback(self._thaw)
         # Not by `runc pause`: starting it takes longer than the rest of a small process's pause.
         await in_thread(lambda: cgroup.freeze(self._freezer, timeout_s=_FREEZE_TIMEOUT_S))
@@ -304,6 +354,7 @@ class _Dump:
             images=self._work / "images",
             work=self._work,
             criu_config=self._work / "criu.conf",
+            kept_logs=self._kept_logs,
             leave_running=True,
             cgroups_mode=facts.cgroups_mode,
             tcp_established=self._request.tcp == "established",
@@ -319,6 +370,7 @@ class _Dump:
                 self._image_bytes = await fifos.finish()
             await aside
         except BaseException:
+            capture.cancel()
             await asyncio.gather(aside, return_exceptions=True)
             os.close(changes)
             raise
@@ -360,16 +412,33 @@ class _Dump:
         self, writer: ArchiveWriter, manifest: Manifest, hold: SourceHold | None
     ) -> int:
         """Let the archive appear; with `stop` this is the point of no return."""
-        if self._request.stop:
-            await self._dumper.held.keep(self._source, hold, manifest, archive=self._target)
+        held, partial = self._dumper.held, writer.partial
+        if not self._request.stop:
+            try:
+                return await in_thread(writer.commit, manifest)
+            except asyncio.CancelledError:
+                if not partial.exists():
+                    # It appeared all the same; whoever cancelled was told that there is none.
+                    await in_thread(self._target.unlink)
+                raise
+        inode = os.fstat(writer.fd).st_ino
+        record = await held.keep(self._source, hold, manifest, archive=self._target, inode=inode)
         try:
             size = await in_thread(writer.commit, manifest)
         except BaseException:
-            if self._request.stop:
-                self._dumper.held.forget(self._source.sandbox.id)
+            # A cancellation or a failed fsync may come after the rename: then it goes forward.
+            if partial.exists():
+                held.forget(self._source.sandbox.id)
+            else:
+                self._settle(record)
+                await self._end()
             raise
-        self._kept = self._request.stop
+        self._settle(record)
         return size
+
+    def _settle(self, record: HeldRecord) -> None:
+        self._kept = True
+        self._dumper.held.committed(record)
 
     def _add_entries(self, writer: ArchiveWriter, changes: int, frozen_at_ns: int) -> None:
         self._image_bytes += writer.add_images(self._work / "images")
@@ -391,3 +460,15 @@ class _Dump:
         """
         if not self._source.kubelet:
             await self._dumper.held.end(self._source.sandbox.id)
+
+
+def thaw_abandoned(work: Path) -> None:
+    """Thaw what a dump has frozen whose daemon and guardian are both gone.
+
+    Args: work: the working directory of that dump.
+    """
+    try:
+        freezer = (work / _FREEZER).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    cgroup.thaw(Path(freezer))

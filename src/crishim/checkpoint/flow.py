@@ -33,6 +33,22 @@ async def unbroken(flow: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+async def to_the_end(flow: Coroutine[Any, Any, T]) -> T:
+    """Await a flow that no cancellation may reach; the caller's goes on after the flow's end."""
+    task = asyncio.ensure_future(flow)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                continue
+        if not task.cancelled():
+            task.exception()
+        raise
+
+
 async def in_thread(
     function: Callable[..., T], *args: object, cancel: Callable[[], None] | None = None
 ) -> T:

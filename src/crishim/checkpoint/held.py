@@ -3,30 +3,33 @@
 Between the end of a container and the restore of its checkpoint no kernel may answer for its
 connections. The pod's own hold drops their packets as long as its sandbox exists; a hold of the
 node takes over when the sandbox goes. What was caught meanwhile waits in memory for the restored
-pod.
+pod; after a restart of the daemon the connections live on, but their clients send again first.
 
-Each stopped container has a record on disk, written before the archive appears, so that a daemon
-that starts after a crash knows which holds are meant and which container is still to be ended.
+A container that a kubelet manages stays frozen until the kubelet stops it, because it would start
+again what ends by itself. Each stopped container has a record on disk, written before its archive
+appears, so that a daemon that starts after a crash knows what was meant.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import logging
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import hold
-from crishim.errors import Corrupt, DeadlineExceeded, ToolFailed
-from crishim.ids import ContainerId, SandboxId, by_prefix, container_id, sandbox_id
+from crishim.checkpoint import heldrecord, hold
+from crishim.checkpoint.heldrecord import HeldRecord
+from crishim.errors import DeadlineExceeded, ToolFailed
+from crishim.ids import ContainerId, SandboxId, by_prefix
 from crishim.kernel import atomic
 from crishim.kernel.interface import InterfaceState
 from crishim.tools import runc as runcs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from crishim.checkpoint.manifest import Manifest
     from crishim.checkpoint.resolve import Source
@@ -39,33 +42,6 @@ _END_TIMEOUT_S = 20.0
 _POLL_S = 0.01
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldRecord:
-    """A stopped container, as it is kept on disk.
-
-    Attributes:
-        archive: where its checkpoint lies or was about to lie.
-        frozen: its processes still exist, frozen; they are to be ended.
-        pod_hold: the hold in the pod's namespace; None for a pod on the host's network.
-        node_hold: the hold of the node; None while the sandbox exists.
-    """
-
-    sandbox: SandboxId
-    container: ContainerId
-    archive: str
-    netns: str
-    runc: runcs.Runc
-    frozen: bool
-    interfaces: tuple[InterfaceState, ...]
-    pod_hold: hold.HoldRecord | None
-    node_hold: hold.HoldRecord | None = None
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """All addresses whose connections wait."""
-        return tuple(a for state in self.interfaces for a in state.global_addresses)
-
-
 class Held:
     """All stopped containers of the node, by their sandbox."""
 
@@ -74,44 +50,68 @@ class Held:
         self._cri = cri
         self._records: dict[SandboxId, HeldRecord] = {}
         self._catching: dict[SandboxId, hold.SourceHold] = {}
+        self._locks: dict[SandboxId, asyncio.Lock] = {}
 
     async def keep(
-        self, source: Source, caught: hold.SourceHold | None, manifest: Manifest, *, archive: Path
-    ) -> None:
-        """Write down that a frozen container is about to be ended for good."""
+        self,
+        source: Source,
+        caught: hold.SourceHold | None,
+        manifest: Manifest,
+        *,
+        archive: Path,
+        inode: int,
+    ) -> HeldRecord:
+        """Write down that a frozen container is about to be ended for good.
+
+        Args: archive, inode: where the archive is about to appear, and the file that it will be.
+        Returns: the record for `committed`; without that call only a later daemon looks at it.
+        """
         record = HeldRecord(
             sandbox=source.sandbox.id,
             container=source.container.id,
             archive=str(archive),
+            inode=inode,
             netns=source.sandbox.netns,
             runc=source.runc,
             frozen=True,
+            kubelet=source.kubelet,
+            stopped_at_ns=time.time_ns(),
             interfaces=tuple(InterfaceState.from_json(i) for i in manifest.interfaces),
             pod_hold=caught.record if caught else None,
         )
-        self._write(record)
+        await asyncio.to_thread(self._store, record)
         if caught is not None:
             self._catching[record.sandbox] = caught
+        return record
+
+    def committed(self, record: HeldRecord) -> None:
+        """Take a record as valid: its archive is durable under its final name."""
+        self._records[record.sandbox] = record
 
     def forget(self, sandbox: SandboxId) -> None:
         """Drop a record; the holds are somebody else's business."""
         self._records.pop(sandbox, None)
         self._catching.pop(sandbox, None)
+        self._locks.pop(sandbox, None)
         self._paths.held_sandbox(sandbox).unlink(missing_ok=True)
 
     def sandboxes(self) -> list[SandboxId]:
         """Return the sandboxes with a stopped container."""
         return list(self._records)
 
+    def of_sandbox(self, sandbox: SandboxId) -> HeldRecord | None:
+        """Return the stopped container of a sandbox."""
+        return self._records.get(sandbox)
+
     def of_container(self, container: str) -> HeldRecord | None:
-        """Return the record of a stopped container by its id."""
+        """Return the record of a stopped container by its id or the first digits of it."""
         found = by_prefix(container, (record.container for record in self._records.values()))
         return next((r for r in self._records.values() if r.container == found), None)
 
     def of_addresses(self, addresses: Iterable[str]) -> HeldRecord | None:
         """Return the stopped container whose connections wait for one of these addresses."""
         wanted = set(addresses)
-        return next((r for r in self._records.values() if wanted & set(r.addresses)), None)
+        return next((r for r in self._records.values() if wanted & set(r.waiting)), None)
 
     async def end(self, sandbox: SandboxId) -> None:
         """End the frozen processes of a stopped container and wait until CRI knows.
@@ -119,56 +119,99 @@ class Held:
         They are killed first and thawed then, so not one instruction of theirs runs any more.
         Raises: DeadlineExceeded: containerd did not notice within 20 s.
         """
-        record = self._records[sandbox]
-        if not record.frozen:
-            return
-        caught = self._catching.get(sandbox)
-        if caught is not None:
-            await caught.keep()
-        try:
-            await runcs.kill(record.runc, record.container)
-            await runcs.resume(record.runc, record.container)
-        except ToolFailed:
-            # cgroup v2 ends frozen processes at the signal; there is nothing to thaw then.
-            _log.debug("container %s ended while frozen", record.container[:13])
-        await self._wait_ended(record.container)
-        self._write(replace(record, frozen=False))
+        async with self._lock(sandbox):
+            record = self._records.get(sandbox)
+            if record is None or not record.frozen:
+                return
+            if caught := self._catching.get(sandbox):
+                await caught.keep()
+            trouble = ""
+            for verb in (runcs.kill, runcs.resume):
+                try:
+                    await verb(record.runc, record.container)
+                except ToolFailed as error:
+                    # cgroup v2 ends frozen processes at the signal: nothing is left to thaw then.
+                    trouble = str(error)
+            await self._wait_ended(record.container, trouble)
+            await self._write(replace(self._records[sandbox], frozen=False))
 
     async def sandbox_stops(self, sandbox: SandboxId) -> None:
         """Let the node drop what the sandbox's own hold dropped, before the sandbox goes."""
-        record = self._records.get(sandbox)
-        if record is None or record.node_hold is not None:
-            return
         await self.end(sandbox)
-        record = self._records[sandbox]
-        if record.addresses:
-            await self._close_node_hold(record)
+        async with self._lock(sandbox):
+            record = self._records.get(sandbox)
+            if record is None:
+                return
+            if caught := self._catching.get(sandbox):
+                await caught.keep()
+            if record.waiting:
+                node_hold = hold.NodeHold(record.waiting, key=sandbox[:12])
+                await self._write(replace(record, node_hold=node_hold.record))
+                await node_hold.close()
 
-    async def lift_node_hold(self, record: HeldRecord) -> None:
+    async def lift_node_hold(self, sandbox: SandboxId) -> None:
         """Stop dropping at the node, once the target's own hold stands and has the address."""
-        if record.node_hold is not None:
+        record = self._records.get(sandbox)
+        if record is not None and record.node_hold is not None:
             await hold.remove(record.node_hold)
 
-    async def restore_node_hold(self, record: HeldRecord) -> None:
+    async def restore_node_hold(self, sandbox: SandboxId) -> None:
         """Drop at the node again, because the restore has failed and another may follow."""
-        if record.node_hold is not None:
-            await self._close_node_hold(record)
+        record = self._records.get(sandbox)
+        if record is not None and record.node_hold is not None and record.waiting:
+            await hold.NodeHold(record.waiting, key=sandbox[:12]).close()
 
-    async def take_frames(self, record: HeldRecord) -> list[Frame]:
-        """Return what was caught for a stopped container and forget about it.
+    async def hand_over(self, sandbox: SandboxId) -> list[Frame]:
+        """Give up the connections of a stopped container: they were restored elsewhere.
 
-        Its sandbox, if it is still there, keeps the address behind its hold until it is removed.
+        Its sandbox, if it is still there, keeps the address behind its hold until it is removed; a
+        container that is still frozen is ended when its kubelet stops it.
+        Returns: what was caught, oldest first.
         """
-        caught = self._catching.get(record.sandbox)
-        frames = await caught.take_frames() if caught is not None else []
-        self.forget(record.sandbox)
-        return frames
+        async with self._lock(sandbox):
+            record = self._records.get(sandbox)
+            if record is None:
+                return []
+            caught = self._catching.pop(sandbox, None)
+            frames = await caught.take_frames() if caught is not None else []
+            if record.node_hold is not None:
+                await hold.remove(record.node_hold)
+                self.forget(sandbox)  # its sandbox is gone, or stopped for good
+            else:
+                await self._write(replace(record, handed_over=True))
+            return frames
+
+    def sandbox_removed(self, sandbox: str) -> None:
+        """Forget a container whose connections have gone on elsewhere, with its sandbox."""
+        found = by_prefix(sandbox, self._records)
+        if found is not None and self._records[SandboxId(found)].handed_over:
+            self.forget(SandboxId(found))
+
+    async def give_up(self, sandbox: SandboxId, why: str) -> None:
+        """Stop holding connections that nobody will restore on this node."""
+        record = self._records.get(sandbox)
+        if record is not None and record.waiting:
+            _log.warning("connections to %s are let go: %s", ", ".join(record.waiting), why)
+            await self.hand_over(sandbox)
+
+    async def sweep(self, live: Iterable[str], *, wait_s: float) -> None:
+        """Forget what has no sandbox any more; let go of what has waited too long.
+
+        Args: live: ids of all sandboxes. wait_s: how long connections wait for a restore.
+        """
+        there = set(live)
+        for sandbox, record in tuple(self._records.items()):
+            if time.time_ns() - record.stopped_at_ns > wait_s * 1e9:
+                await self.give_up(sandbox, f"nobody restored them within {wait_s:g} s")
+            if sandbox not in there and not self._records[sandbox].waiting:
+                self.forget(sandbox)
 
     def load(self) -> None:
         """Read the records that an earlier daemon has left."""
         for path in sorted(self._paths.held.glob("*.json")):
-            record = _decode(path)
-            self._records[record.sandbox] = record
+            with atomic.damaged_aside(path):
+                record = heldrecord.decode(path.read_bytes())
+                self._records[record.sandbox] = record
 
     async def recover(self, sandbox: SandboxId) -> None:
         """Go on where a crash left off: end what has its archive, forget what has none.
@@ -176,53 +219,31 @@ class Held:
         Without an archive the dump's guardian has let the container go on.
         """
         record = self._records[sandbox]
-        if not record.frozen:
+        if not record.frozen or record.handed_over:
             return
-        if Path(record.archive).exists():
-            await self.end(sandbox)
-        else:
+        if not heldrecord.is_committed(record):
             self.forget(sandbox)
+        elif not record.kubelet:
+            await self.end(sandbox)
 
-    async def _close_node_hold(self, record: HeldRecord) -> None:
-        node_hold = hold.NodeHold(record.addresses)
-        self._write(replace(record, node_hold=node_hold.record))
-        await node_hold.close()
+    def _lock(self, sandbox: SandboxId) -> asyncio.Lock:
+        return self._locks.setdefault(sandbox, asyncio.Lock())
 
-    def _write(self, record: HeldRecord) -> None:
+    def _store(self, record: HeldRecord) -> None:
         self._paths.held.mkdir(mode=0o700, parents=True, exist_ok=True)
-        data = json.dumps(asdict(record), default=str).encode()
-        atomic.write_file(self._paths.held_sandbox(record.sandbox), data)
-        self._records[record.sandbox] = record
+        atomic.write_file(self._paths.held_sandbox(record.sandbox), heldrecord.encode(record))
 
-    async def _wait_ended(self, container: ContainerId) -> None:
-        try:
+    async def _write(self, record: HeldRecord) -> None:
+        self._records[record.sandbox] = record
+        await asyncio.to_thread(self._store, record)
+
+    async def _wait_ended(self, container: ContainerId, trouble: str) -> None:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_END_TIMEOUT_S):
                 while (await self._cri.container(container)).running:  # noqa: ASYNC110
                     await asyncio.sleep(_POLL_S)  # CRI has no call that waits for an exit
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"container {container[:13]} was ended, but containerd still calls it running"
-            ) from error
-
-
-def _decode(path: Path) -> HeldRecord:
-    try:
-        table = json.loads(path.read_bytes())
-        runc = table["runc"]
-        return HeldRecord(
-            sandbox=sandbox_id(table["sandbox"]),
-            container=container_id(table["container"]),
-            archive=table["archive"],
-            netns=table["netns"],
-            runc=runcs.Runc(
-                binary=runc["binary"],
-                root=Path(runc["root"]),
-                systemd_cgroup=runc["systemd_cgroup"],
-            ),
-            frozen=table["frozen"],
-            interfaces=tuple(InterfaceState.from_json(state) for state in table["interfaces"]),
-            pod_hold=hold.HoldRecord(**table["pod_hold"]) if table["pod_hold"] else None,
-            node_hold=hold.HoldRecord(**table["node_hold"]) if table["node_hold"] else None,
+                return
+        raise DeadlineExceeded(
+            f"container {container[:13]} was ended, but containerd still calls it running",
+            details=trouble,
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise Corrupt(f"{path} is damaged", details=str(error)) from error

@@ -246,20 +246,23 @@ class NodeHold:
     """Drop what the node routes or sends to addresses that no pod has for the moment.
 
     It bridges the time from the removal of the old sandbox until the new one's `TargetHold` stands
-    and has the address. It survives a crash of ours. Ending: `release`.
+    and has the address. It survives a crash of ours. Ending: `remove` of its record.
+
+    Args: key: hexadecimal digits that no other hold has; the same key names the same table.
     """
 
-    def __init__(self, addresses: Collection[str]) -> None:
+    def __init__(self, addresses: Collection[str], *, key: str) -> None:
         self._addresses = tuple(addresses)
-        self.record = HoldRecord(netns="", family="inet", table=rules.new_table())
+        self.record = HoldRecord(netns="", family="inet", table=f"{rules.PREFIX}node_{key}")
 
     async def close(self) -> None:
-        """Begin to drop."""
-        await _in_namespace("", lambda nft: nft.run(rules.node(self.record.table, self._addresses)))
+        """Begin to drop; may be repeated."""
 
-    async def release(self) -> None:
-        """Stop dropping."""
-        await remove(self.record)
+        def replace(nft: Nft) -> None:
+            nft.remove(self.record.family, self.record.table)
+            nft.run(rules.node(self.record.table, self._addresses))
+
+        await _in_namespace("", replace)
 
 
 async def remove(record: HoldRecord) -> None:

@@ -50,6 +50,11 @@ class Phases:
         """Microseconds since the call began."""
         return int((time.monotonic() - self._begun) * 1e6)
 
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the call's deadline; None without one."""
+        return None if self.timeout_s is None else self.timeout_s - self.elapsed_us / 1e6
+
     @contextlib.contextmanager
     def step(self, name: str, *, deadline: bool = True) -> Iterator[None]:
         """Run the block as the step `name`.

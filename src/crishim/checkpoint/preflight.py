@@ -1,35 +1,85 @@
 """Refuse a dump that cannot work, before anything is touched: one sentence, with the cure.
 
 What CRIU would find out after the freeze is looked for here first. Everything that this module
-lets pass is meant to work.
+lets pass is meant to work. A pod on the node's network, process ids or System V IPC is let pass as
+long as nothing of it lies outside the container.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import describe
+from crishim._proto.runtime.v1 import api_pb2
+from crishim.checkpoint import describe, endpoints, space
 from crishim.checkpoint.flow import in_thread
-from crishim.errors import Precondition, Unsupported
-from crishim.kernel import procs
+from crishim.errors import NotFound, Precondition, Unsupported
+from crishim.kernel import mounts, procs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Any
+
     from crishim.checkpoint.dump import DumpRequest
     from crishim.checkpoint.resolve import Source
 
+# File systems that CRIU 4.2 can mount again by itself, and mounts that it knows by their device.
+# Source: criu/filesystems.c.
+_DUMPABLE = frozenset(
+    (
+        *("proc", "sysfs", "devtmpfs", "binfmt_misc", "tmpfs", "devpts", "simfs", "btrfs"),
+        *("pstore", "mqueue", "securityfs", "fusectl", "debugfs", "tracefs", "cgroup", "cgroup2"),
+        *("aufs", "overlay", "autofs"),
+    )
+)
 
-async def check(source: Source, request: DumpRequest, *, pids: list[int]) -> None:
+
+async def check(source: Source, request: DumpRequest, *, pids: list[int], target: Path) -> None:
     """Look at a running container.
 
-    Args: pids: all processes in its cgroup.
-    Raises: Precondition, Unsupported: the first reason found.
+    Args: pids: all processes in its cgroup. target: where the archive is to appear.
+    Raises: Precondition, Unsupported, NoSpace: the first reason found. NotFound: no directory for
+        the archive, or the container is gone.
     """
     _terminal(source)
     _users(source)
     _neighbours(source, request)
     files = await in_thread(procs.open_files, pids)
     _files(files)
-    _sessions(source, pids)
+    await in_thread(_mount_table, source)
+    await in_thread(_node_ipc, source, pids)
+    await endpoints.check(source, request, inodes=files.sockets, pids=pids)
+    await in_thread(space.check, source, pids, target)
+
+
+def sessions(source: Source, pids: Sequence[int]) -> None:
+    """Refuse while an exec session is open: its parent and its pipes lie outside.
+
+    Raises: Precondition: names the first process of one.
+    """
+    inside = set(pids)
+    for pid in pids:
+        if pid != source.container.pid and (parent := procs.parent(pid)) and parent not in inside:
+            raise Precondition(
+                f"{procs.title(pid)} was started in the container by an exec session that is "
+                "still open",
+                hint="end that session first",
+            )
+
+
+def undumpable(table: Sequence[mounts.Mount], spec: dict[str, Any]) -> list[str]:
+    """Name the mounts of a container that CRIU can neither dump nor find again.
+
+    Mounts of the container's specification are found again by their place, whatever they are, and
+    so are further mounts of the same file systems.
+    """
+    places = {"/"} | {str(item.get("destination")) for item in spec.get("mounts") or []}
+    known = {mount.device for mount in table if mount.mount_point in places}
+    return [
+        f"{mount.mount_point} ({mount.fs_type})"
+        for mount in table
+        if mount.fs_type not in _DUMPABLE and mount.device not in known
+    ]
 
 
 def _terminal(source: Source) -> None:
@@ -64,21 +114,33 @@ def _neighbours(source: Source, request: DumpRequest) -> None:
 
 def _files(files: procs.OpenFiles) -> None:
     if files.io_uring:
-        raise Unsupported(f"process {files.io_uring[0]} uses io_uring, which CRIU cannot dump")
+        raise Unsupported(
+            f"{procs.title(files.io_uring[0])} uses io_uring, which CRIU cannot dump",
+            hint="let the program use epoll, or run it where kernel.io_uring_disabled=2",
+        )
     for terminal, pid in files.terminals.items():
         raise Precondition(
-            f"process {pid} ({procs.command(pid)}) has the terminal {terminal} open",
-            hint="end that session first",
+            f"{procs.title(pid)} has the terminal {terminal} open", hint="end that session first"
         )
 
 
-def _sessions(source: Source, pids: list[int]) -> None:
-    """Refuse while an exec session is open: its parent and its pipes lie outside."""
-    inside = set(pids)
-    for pid in pids:
-        if pid != source.container.pid and (parent := procs.parent(pid)) and parent not in inside:
-            raise Precondition(
-                f"process {pid} ({procs.command(pid)}) was started in the container by an exec "
-                "session that is still open",
-                hint="end that session first",
-            )
+def _mount_table(source: Source) -> None:
+    try:
+        table = mounts.read_mounts(source.container.pid)
+    except OSError as error:
+        raise NotFound(f"the container's process {source.container.pid} is gone") from error
+    if found := undumpable(table, source.container.spec):
+        raise Unsupported(
+            f"CRIU cannot dump mounts that were made inside the container: {', '.join(found)}",
+            hint="unmount them, or give them to the container as volumes",
+        )
+
+
+def _node_ipc(source: Source, pids: list[int]) -> None:
+    """Refuse System V shared memory of the node: it belongs to others too and stays behind."""
+    options = source.sandbox.status.linux.namespaces.options
+    if options.ipc == api_pb2.NODE and (pid := procs.system_v_memory(pids)):
+        raise Unsupported(
+            f"{procs.title(pid)} uses System V shared memory of the node (hostIPC)",
+            hint="run the pod without hostIPC: true",
+        )

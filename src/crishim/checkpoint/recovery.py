@@ -7,18 +7,17 @@ containerd waits for it; the socket serves meanwhile, and calls behave as withou
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import grpc
-
-from crishim.checkpoint import body, pending
+from crishim.checkpoint import body, dump, pending
 from crishim.checkpoint.archive import sweep_partials
 from crishim.checkpoint.flow import in_thread
-from crishim.checkpoint.images import remove_images
-from crishim.errors import CrishimError
+from crishim.checkpoint.heldrecord import is_committed
+from crishim.checkpoint.store import KUBELET_DIRECTORY
 from crishim.ids import ContainerId
-from crishim.kernel import tree
+from crishim.kernel import atomic, tree
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from crishim.checkpoint.sandboxes import Sandboxes
     from crishim.containerd.cri import Cri
     from crishim.containerd.records import Records
+    from crishim.ids import SandboxId
     from crishim.paths import Paths
 
 _log = logging.getLogger(__name__)
@@ -46,43 +46,72 @@ class Recovery:
     sandboxes: Sandboxes
     restorer: Restorer
     pins: Pins
+    connections_wait_s: float
 
     def load(self) -> None:
-        """Read the records on disk; needs nobody."""
+        """Read the records on disk and clear half files away; before anybody can call."""
         self.sandboxes.load()
         self.held.load()
+        self._files()
 
     async def run(self) -> None:
         """Finish or undo what was begun; needs containerd.
 
         Each piece is on its own: one that fails is logged and left for the next start.
         """
-        await in_thread(self._files)
         for directory in sorted(self.paths.restores.glob("*")):
             await self._attempt(self._restore(directory), f"restore of {directory.name[:13]}")
+        for sandbox in self.sandboxes.sandboxes():
+            waiting = await in_thread(self._waits_in, sandbox)
+            await self._attempt(
+                self.sandboxes.recover(sandbox, waiting=waiting), f"address of {sandbox[:13]}"
+            )
         for sandbox in self.held.sandboxes():
             await self._attempt(self.held.recover(sandbox), f"stopped container of {sandbox[:13]}")
-        await self._attempt(self.restorer.sweep(), "sweep")
         await self._attempt(self.pins.reconcile(), "pinned images")
+        await self.tend()
+
+    async def tend(self) -> None:
+        """Clear up after containers and pods that went without us; now and then, and at start."""
+        await self._attempt(self.restorer.sweep(), "containers that are gone")
+        await self._attempt(self._held(), "connections that wait")
+
+    async def _held(self) -> None:
+        live = [item.id for item in await self.cri.sandboxes()]
+        await self.held.sweep(live, wait_s=self.connections_wait_s)
 
     def _files(self) -> None:
-        """Remove the working files of dumps: their guardians have thawed what was frozen."""
-        tree.remove_tree(self.paths.dumps)
-        if self.paths.store.is_dir():
-            for name in sweep_partials(self.paths.store):
-                _log.warning("removed the unfinished checkpoint %s", name)
+        """Thaw what a dump has left frozen and remove its files, unless its guardian is at it."""
+        for work in self.paths.dumps.glob("*"):
+            lock = atomic.try_lock(work / "lock")
+            if lock is None:
+                continue
+            try:
+                record = self.held.of_container(work.name)
+                if record is None or not is_committed(record):
+                    dump.thaw_abandoned(work)
+                tree.remove_tree(work)
+            finally:
+                os.close(lock)
+        for directory in (self.paths.store, KUBELET_DIRECTORY):
+            if directory.is_dir():
+                for name in sweep_partials(directory):
+                    _log.warning("removed the unfinished checkpoint %s", name)
 
     async def _restore(self, directory: Path) -> None:
         await body.recover(directory, records=self.records)
-        plan = pending.read(directory)
         container = ContainerId(directory.name)
-        if plan is not None and (await self.cri.container(container)).running:
+        waits = await in_thread(pending.read, directory) is not None
+        if waits and (await self.cri.container(container)).running:
             # It was restored, and the daemon died before it could say so.
-            pending.finish(directory)
-            await in_thread(remove_images, directory / "images")
+            await self.restorer.finish(container)
+
+    def _waits_in(self, sandbox: SandboxId) -> bool:
+        plans = (pending.read(directory) for directory in self.paths.restores.glob("*"))
+        return any(plan is not None and plan.sandbox == sandbox for plan in plans)
 
     async def _attempt(self, work: Awaitable[None], what: str) -> None:
         try:
             await work
-        except (CrishimError, grpc.aio.AioRpcError, OSError) as error:
-            _log.error("recovery of the %s failed: %s", what, error)
+        except Exception:  # noqa: BLE001 - one piece must not cost the others
+            _log.exception("recovery: %s", what)

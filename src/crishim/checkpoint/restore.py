@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING
 import grpc
 
 from crishim.checkpoint import body, compare, logs, pending, pids
-from crishim.checkpoint.flow import in_thread, unbroken
+from crishim.checkpoint.flow import in_thread, to_the_end, unbroken
 from crishim.checkpoint.images import ImageDirectories, remove_images
 from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import runc_of
-from crishim.errors import NotFound, Precondition, ToolFailed
+from crishim.errors import CrishimError, NotFound, Precondition, ToolFailed
 from crishim.ids import ContainerId, by_prefix, sandbox_id
 from crishim.kernel import tree
 from crishim.kernel.interface import InterfaceState
@@ -111,6 +111,8 @@ class Restorer:
                 archive = undo.enter_context(await in_thread(ArchiveReader.open, path))
                 manifest = await in_thread(archive.manifest)
             with phases.step("compare"):
+                if await in_thread(pending.read, directory) is not None:
+                    raise Precondition(f"a checkpoint waits for container {container[:13]} already")
                 created = await self.cri.container(container)
                 runc = await self._runc(created)
                 facts = await runcs.facts(runc.binary)
@@ -131,14 +133,16 @@ class Restorer:
             with phases.step("exchange", deadline=False):
                 pod_uid = (await self.cri.sandbox(created.sandbox)).status.metadata.uid
                 plan = _plan(created, path, manifest, options, pod_uid=pod_uid)
-                wrapper = pending.write(
-                    directory,
-                    plan=plan,
-                    runc=runc.binary,
-                    options=_runc_options(directory, images, plan, facts),
-                    criu_config=criu.restore_config(tcp_close=plan.tcp == "close"),
+                wrapper = await in_thread(
+                    lambda: pending.write(
+                        directory,
+                        plan=plan,
+                        runc=runc.binary,
+                        options=_runc_options(directory, images, plan, facts),
+                        criu_config=criu.restore_config(tcp_close=plan.tcp == "close"),
+                    )
                 )
-                await body.exchange(container, records=self.records, wrapper=wrapper)
+                await to_the_end(body.exchange(container, records=self.records, wrapper=wrapper))
 
     async def _runc(self, created: Container) -> runcs.Runc:
         record = await self.records.container(created.id)
@@ -176,10 +180,10 @@ class Restorer:
         Raises:
             AlreadyExists: somebody else has the address.
             ToolFailed: CRIU's last errors; its log is kept. The next start tries again.
-        On cancel: a restore that runs is waited for.
+        On cancel: it goes on to its end all the same: containerd would end a half restored task.
         """
         with self.locks.hold(container, "restore"):
-            return await unbroken(self._start(container, phases))
+            return await to_the_end(self._start(container, phases))
 
     async def _start(self, container: ContainerId, phases: Phases) -> tuple[str, ...]:
         directory = self.paths.restore(container)
@@ -199,10 +203,7 @@ class Restorer:
                 with phases.step("release", deadline=False):
                     await arrival.release()
         with phases.step("finish", deadline=False):
-            if plan.once:
-                self.restored.mark(pod_uid=plan.pod_uid, container=plan.container_name)
-            pending.finish(directory)
-            await in_thread(remove_images, directory / "images")
+            await self.finish(container)
         return tuple(address for state in kept for address in state.global_addresses)
 
     async def _restore(self, container: ContainerId, directory: Path) -> None:
@@ -227,10 +228,27 @@ class Restorer:
                 hint="its processes found something missing; see its log and exit code",
             )
 
+    async def finish(self, container: ContainerId) -> None:
+        """Take a checkpoint as used up; its container runs, so a failure here is only logged."""
+        directory = self.paths.restore(container)
+
+        def finish() -> None:
+            plan = pending.read(directory)
+            if plan is not None and plan.once:
+                self.restored.mark(pod_uid=plan.pod_uid, container=plan.container_name)
+            pending.finish(directory)
+            remove_images(directory / "images")
+
+        try:
+            await in_thread(finish)
+        except (CrishimError, OSError) as error:
+            _log.error("container %s runs, but its images stay: %s", container[:13], error)
+
     async def sweep(self) -> None:
         """Clear up after containers and pods that are gone, whoever removed them."""
+        directories = list(self.paths.restores.glob("*"))
         left = {item.id for item in await self.cri.containers()}
-        for path in self.paths.restores.glob("*"):
+        for path in directories:
             if path.name not in left and not self.locks.busy(path.name):
                 await self.removed(path.name)
         self.restored.keep_only({item.metadata.uid for item in await self.cri.sandboxes()})
@@ -251,7 +269,12 @@ def _plan(
     """Fill in the defaults: what a running source still owns is not taken from it."""
     running = manifest.options.source_running
     address = options.address or ("new" if running or not manifest.interfaces else "keep")
-    tcp = options.tcp or ("established" if address == "keep" else "close")
+    closed = manifest.options.tcp == "close"
+    tcp = options.tcp or ("established" if address == "keep" and not closed else "close")
+    if closed and tcp != "close":
+        raise Precondition(
+            f"{archive} was written with its connections closed", hint='restore with tcp "close"'
+        )
     if tcp == "established" and address == "new":
         raise Precondition(
             "established connections cannot be kept with a new address",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
+
 from crishim.checkpoint import address
-from crishim.checkpoint.hold import TargetHold
-from crishim.errors import Corrupt, Unsupported
+from crishim.checkpoint.hold import TargetHold, sweep
+from crishim.errors import AlreadyExists, Corrupt, CrishimError, NotFound, Unsupported
 from crishim.ids import SandboxId, by_prefix
 from crishim.kernel import atomic
 from crishim.kernel.netns import NetnsThread
@@ -17,7 +21,7 @@ from crishim.kernel.netns import NetnsThread
 if TYPE_CHECKING:
     from crishim._proto.runtime.v1 import api_pb2
     from crishim.checkpoint.address import AddressRecord
-    from crishim.checkpoint.held import Held, HeldRecord
+    from crishim.checkpoint.held import Held
     from crishim.containerd.cri import Cri
     from crishim.kernel.interface import InterfaceState
     from crishim.paths import Paths
@@ -32,17 +36,18 @@ class Arrival:
 
     Endings: `release` after the restore; `undo` is always safe and does nothing after it.
 
-    Args: source: the stopped container that had the address, if it is known on this node.
+    Args: source: sandbox of the stopped container that had the address, if this node knows it.
     """
 
     def __init__(
-        self, sandboxes: Sandboxes, held: Held, hold: TargetHold, source: HeldRecord | None
+        self, sandboxes: Sandboxes, held: Held, hold: TargetHold, source: SandboxId | None
     ) -> None:
         self._sandboxes = sandboxes
         self._held = held
         self._hold = hold
         self._source = source
         self._record: AddressRecord | None = None
+        self._lifted = False
         self._over = False
 
     async def begin(self, record: AddressRecord) -> None:
@@ -52,6 +57,7 @@ class Arrival:
         await address.apply(record, self._hold.link)
         await self._hold.announce(record.preserved)
         if self._source is not None:
+            self._lifted = True
             await self._held.lift_node_hold(self._source)
 
     async def release(self) -> None:
@@ -59,7 +65,7 @@ class Arrival:
         if self._over or self._record is None:
             return
         self._over = True
-        earlier = await self._held.take_frames(self._source) if self._source is not None else []
+        earlier = await self._held.hand_over(self._source) if self._source is not None else []
         await self._hold.release(self._record.preserved, earlier=earlier)
 
     async def undo(self) -> None:
@@ -67,7 +73,7 @@ class Arrival:
         if self._over:
             return
         self._over = True
-        if self._source is not None:
+        if self._source is not None and self._lifted:
             await self._held.restore_node_hold(self._source)
         if self._record is not None:
             await self._sandboxes.put_back(self._record.sandbox)
@@ -86,6 +92,7 @@ class Sandboxes:
         self._held = held
         self._disable_mptcp = disable_mptcp
         self._records: dict[SandboxId, AddressRecord] = {}
+        self._arriving = asyncio.Lock()
 
     @property
     def any_preserved(self) -> bool:
@@ -93,13 +100,16 @@ class Sandboxes:
         return bool(self._records)
 
     async def started(self, sandbox: SandboxId) -> None:
-        """Make a new sandbox's namespace fit for checkpoints."""
+        """Make a new sandbox's namespace fit for checkpoints; what fails here costs no pod."""
         if not self._disable_mptcp or not _MPTCP.exists():
             return
-        found = await self._cri.sandbox(sandbox)
-        if found.netns:
-            async with NetnsThread(found.netns) as thread:
-                await thread.run(_MPTCP.write_text, "0")
+        try:
+            found = await self._cri.sandbox(sandbox)
+            if found.netns:
+                async with NetnsThread(found.netns) as thread:
+                    await thread.run(_MPTCP.write_text, "0")
+        except (CrishimError, grpc.aio.AioRpcError, OSError) as error:
+            _log.warning("MPTCP stays on in sandbox %s: %s", sandbox[:13], error)
 
     async def arrive(
         self, sandbox: SandboxId, states: tuple[InterfaceState, ...]
@@ -112,24 +122,26 @@ class Sandboxes:
         Raises: AlreadyExists: somebody else has an address. Unsupported: several interfaces.
         On failure: everything is as before.
         """
-        if not states or sandbox in self._records:
-            return None
         if len(states) > 1:
             raise Unsupported("pods with several interfaces keep no address yet")
-        state = states[0]
+        async with self._arriving:
+            if not states or sandbox in self._records:
+                return None
+            return await self._arrive(sandbox, states[0])
+
+    async def _arrive(self, sandbox: SandboxId, state: InterfaceState) -> Arrival:
         target = await self._cri.sandbox(sandbox)
         if target.host_network:
             raise Unsupported("a pod on the host's network cannot keep an address of its own")
-        source = self._held.of_addresses(state.global_addresses)
+        self._refuse_taken(state)
+        found = self._held.of_addresses(state.global_addresses)
+        source = found.sandbox if found is not None else None
         hold = await TargetHold.prepare(target.netns)
         arrival = Arrival(self, self._held, hold, source)
         try:
             if source is None:
                 await address.check(state, await self._addresses(sandbox), link=hold.link)
-            else:
-                await self._held.end(source.sandbox)
-            former = source.sandbox if source is not None else None
-            record = await address.plan(hold.link, state, sandbox=sandbox, former=former)
+            record = await address.plan(hold.link, state, sandbox=sandbox, former=source)
             self._write(record)
             await arrival.begin(record)
         except BaseException:
@@ -137,13 +149,26 @@ class Sandboxes:
             raise
         return arrival
 
+    def _refuse_taken(self, state: InterfaceState) -> None:
+        """Refuse an address that another sandbox has from us already: a second replica."""
+        wanted = set(state.global_addresses)
+        for record in self._records.values():
+            if taken := wanted & set(record.preserved.global_addresses):
+                raise AlreadyExists(
+                    f"the address {', '.join(sorted(taken))} is in use by another restored pod",
+                    details=f"sandbox {record.sandbox}",
+                )
+
     async def _addresses(self, target: SandboxId) -> dict[SandboxId, tuple[str, ...]]:
         """Return the addresses of all live sandboxes but one."""
         found: dict[SandboxId, tuple[str, ...]] = {}
         for item in await self._cri.sandboxes():
             sandbox = SandboxId(item.id)
             if sandbox != target and item.state == _READY:
-                status = (await self._cri.sandbox(sandbox)).status
+                try:
+                    status = (await self._cri.sandbox(sandbox)).status
+                except (CrishimError, grpc.aio.AioRpcError):
+                    continue  # it is just being removed
                 self.correct(status)
                 more = (ip.ip for ip in status.network.additional_ips)
                 found[sandbox] = (status.network.ip, *more)
@@ -163,6 +188,26 @@ class Sandboxes:
         if found := by_prefix(sandbox, self._held.sandboxes()):
             await self._held.sandbox_stops(SandboxId(found))
 
+    async def recover(self, sandbox: SandboxId, *, waiting: bool) -> None:
+        """Lift the hold that a crash in the middle of a restore has left over a sandbox.
+
+        Args: waiting: a container of the sandbox still waits for its restore: the address is put
+            back, and that restore begins anew.
+        """
+        record = self._records[sandbox]
+        if waiting:
+            await self.put_back(sandbox)
+        with contextlib.suppress(NotFound):
+            await sweep(record.netns)
+        for source in self._held.sandboxes():
+            held = self._held.of_sandbox(source)
+            if not waiting and held and set(held.waiting) & set(record.moved):
+                await self._held.hand_over(source)
+
+    def sandboxes(self) -> list[SandboxId]:
+        """Return the sandboxes with a preserved address."""
+        return list(self._records)
+
     def forget(self, sandbox: SandboxId) -> None:
         """Drop the record of a sandbox."""
         self._records.pop(sandbox, None)
@@ -173,6 +218,8 @@ class Sandboxes:
         record = self._records.get(SandboxId(status.id))
         if record is None or not status.network.ip:
             return
+        if not record.preserved.global_addresses:
+            return
         first, *more = record.preserved.global_addresses
         status.network.ip = first
         del status.network.additional_ips[:]
@@ -182,14 +229,19 @@ class Sandboxes:
     def load(self) -> None:
         """Read the records that an earlier daemon has left."""
         for path in sorted(self._paths.sandboxes.glob("*.json")):
-            try:
-                record = address.AddressRecord.from_json(json.loads(path.read_bytes()))
-            except ValueError as error:
-                raise Corrupt(f"{path} is damaged", details=str(error)) from error
-            self._records[record.sandbox] = record
+            with atomic.damaged_aside(path):
+                record = _decode(path.read_bytes())
+                self._records[record.sandbox] = record
 
     def _write(self, record: AddressRecord) -> None:
         self._paths.sandboxes.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = json.dumps(record.to_json()).encode()
         atomic.write_file(self._paths.sandbox(record.sandbox), data)
         self._records[record.sandbox] = record
+
+
+def _decode(data: bytes) -> address.AddressRecord:
+    try:
+        return address.AddressRecord.from_json(json.loads(data))
+    except ValueError as error:
+        raise Corrupt("not a record of a sandbox's address", details=str(error)) from error

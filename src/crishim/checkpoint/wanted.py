@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crishim._proto.runtime.v1 import api_pb2
+from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.restore import RestoreOptions
 from crishim.errors import InvalidRequest, NotFound, Precondition
 
@@ -59,6 +60,21 @@ def wanted(
     return Wanted(archive=store.find_for_pod(reference), options=_options(annotations, once=True))
 
 
+def read_manifest(archive: Path) -> Manifest:
+    """Return the manifest of an archive; blocks, and raises as its reader does."""
+    with ArchiveReader.open(archive) as reader:
+        return reader.manifest()
+
+
+def refuse_foreign(manifest: Manifest, namespace: str) -> None:
+    """Refuse a pod that names another namespace's checkpoint: it holds that tenant's memory."""
+    if manifest.container.pod_namespace != namespace:
+        raise Precondition(
+            f"the checkpoint is of a pod in namespace {manifest.container.pod_namespace}",
+            hint="a pod is restored from checkpoints of its own namespace only",
+        )
+
+
 async def with_base_image(
     request: api_pb2.CreateContainerRequest, manifest: Manifest, cri: Cri
 ) -> api_pb2.CreateContainerRequest:
@@ -70,7 +86,7 @@ async def with_base_image(
     source = manifest.container
     names = [name for name in (source.image_id, *source.image_digests, source.image) if name]
     for name in names:
-        if await cri.has_image(name):
+        if _same(await cri.image_id(name), source.image_id):
             break
     else:
         name = next((name for name in (*source.image_digests, source.image) if name), "")
@@ -82,11 +98,21 @@ async def with_base_image(
                 details=f"pulling {name} failed: {error}",
                 hint="pull or import that very image first",
             ) from error
+        if not _same(await cri.image_id(name), source.image_id):
+            raise Precondition(
+                f"{name} is another image now than the checkpoint's",
+                hint=f"the writable layer lies over {source.image_id} and over nothing else",
+            )
     changed = api_pb2.CreateContainerRequest()
     changed.CopyFrom(request)
     changed.config.image.image = name
     changed.config.image.user_specified_image = source.image
     return changed
+
+
+def _same(found: str, wanted: str) -> bool:
+    """Compare ids of images; an archive that names none is content with the name."""
+    return bool(found) and wanted in ("", found)
 
 
 def _of_container(value: str, container: str) -> str:

@@ -134,11 +134,11 @@ class Cri:
             api_pb2.RemoveContainerRequest(container_id=container), timeout=_TIMEOUT_S
         )
 
-    async def has_image(self, reference: str) -> bool:
-        """Return whether an image is on the node, by any of its names or its id."""
+    async def image_id(self, reference: str) -> str:
+        """Return the id of an image by any of its names; "" if it is not on the node."""
         request = api_pb2.ImageStatusRequest(image=api_pb2.ImageSpec(image=reference))
         answer = await self._images.ImageStatus(request, timeout=_TIMEOUT_S)
-        return bool(answer.image.id)
+        return str(answer.image.id)
 
     async def pull_image(self, reference: str, config: api_pb2.PodSandboxConfig) -> None:
         """Pull an image; no deadline but the caller's."""

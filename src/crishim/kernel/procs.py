@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_TITLE_CHARS = 60
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _SHARED_MAPPING = re.compile(rb"^\S+ .w.s \S+ \S+ \d+ +(/.*)$", re.MULTILINE)
 
@@ -49,6 +50,32 @@ def command(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         return b" ".join(words).decode(errors="replace").strip()[:200]
     return ""
+
+
+def title(pid: int) -> str:
+    """Name a process for people: its id and the begin of its command line."""
+    words = " ".join(command(pid).split())[:_TITLE_CHARS]
+    return f"process {pid} ({words or 'gone'})"
+
+
+def socket_owner(inode: int, pids: Iterable[int] | None = None) -> int:
+    """Return the id of a process that has a socket open; 0 if none is found.
+
+    Args: pids: where to look; None for all processes that we can see, which takes its time.
+    """
+    wanted = f"socket:[{inode}]"
+    if pids is None:
+        pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+    return next((pid for pid in pids if wanted in _targets(pid)), 0)
+
+
+def system_v_memory(pids: Iterable[int]) -> int:
+    """Return the id of the first process that has System V shared memory mapped; 0 if none has."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if b" /SYSV" in Path(f"/proc/{pid}/maps").read_bytes():
+                return pid
+    return 0
 
 
 def open_files(pids: Iterable[int]) -> OpenFiles:

@@ -84,8 +84,16 @@ class InetSocket:
     @property
     def local_end(self) -> str:
         """The local address and port as text, for messages."""
-        host = f"[{self.local}]" if self.version == 6 else self.local
-        return f"{host}:{self.local_port}"
+        return self._end(self.local, self.local_port)
+
+    @property
+    def remote_end(self) -> str:
+        """The remote address and port as text, for messages."""
+        return self._end(self.remote, self.remote_port)
+
+    def _end(self, host: str, port: int) -> str:
+        host = host.removeprefix("::ffff:") if "." in host else host
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

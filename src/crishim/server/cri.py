@@ -11,7 +11,8 @@ know survive, because a request is passed on as the message that was read.
 - StopPodSandbox, RemovePodSandbox: CNI's own address back first; the node's hold before a stopped
   container's sandbox goes.
 - StopContainer, RemoveContainer: end a container that we hold frozen; clear up after a restore.
-- ExecSync, Exec: wait for a dump to end, because runc refuses an exec in a frozen container.
+- ExecSync, Exec: wait for a dump's pause to end, because runc refuses an exec in a frozen
+  container.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from typing import TYPE_CHECKING
 
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint.dump import DumpRequest
+from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.phases import Phases
-from crishim.checkpoint.reader import ArchiveReader
-from crishim.checkpoint.wanted import wanted, with_base_image
-from crishim.errors import InvalidRequest
+from crishim.checkpoint.wanted import read_manifest, refuse_foreign, wanted, with_base_image
+from crishim.errors import InvalidRequest, Precondition
 from crishim.ids import container_id, sandbox_id
 
 if TYPE_CHECKING:
@@ -100,8 +101,9 @@ class CriMethods:
         asked = wanted(request, self.store, self.restored)
         if asked is None:
             return await self._forward("CreateContainer", raw, context)
-        with ArchiveReader.open(asked.archive) as archive:
-            manifest = archive.manifest()
+        manifest = await in_thread(read_manifest, asked.archive)
+        if asked.options.once:
+            refuse_foreign(manifest, request.sandbox_config.metadata.namespace)
         body = await with_base_image(request, manifest, self.cri)
         answer = await self._forward("CreateContainer", body.SerializeToString(), context)
         created = container_id(api_pb2.CreateContainerResponse.FromString(answer).container_id)
@@ -119,6 +121,7 @@ class CriMethods:
         """Start a container, or restore it if a checkpoint waits for it."""
         request = api_pb2.StartContainerRequest.FromString(raw)
         if not self.restorer.waits(request.container_id):
+            await self._refuse_in_held(request.container_id)
             return await self._forward("StartContainer", raw, context)
         container = container_id(request.container_id)
         with self.calls.must_finish(f"restore of {container[:13]}"):
@@ -142,15 +145,16 @@ class CriMethods:
         return answer
 
     async def ExecSync(self, raw: bytes, context: Context) -> bytes:
-        """Run a command, after a dump that is under way."""
+        """Run a command, after a dump's pause that is under way."""
         request = api_pb2.ExecSyncRequest.FromString(raw)
-        await self.locks.wait_free(request.container_id)
-        return await self._forward("ExecSync", raw, context)
+        await self.locks.exec_may_begin(request.container_id)
+        with self.locks.exec(request.container_id):
+            return await self._forward("ExecSync", raw, context)
 
     async def Exec(self, raw: bytes, context: Context) -> bytes:
-        """Prepare an exec session, after a dump that is under way."""
+        """Prepare an exec session, after a dump's pause that is under way."""
         request = api_pb2.ExecRequest.FromString(raw)
-        await self.locks.wait_free(request.container_id)
+        await self.locks.exec_may_begin(request.container_id)
         return await self._forward("Exec", raw, context)
 
     async def RunPodSandbox(self, raw: bytes, context: Context) -> bytes:
@@ -180,6 +184,7 @@ class CriMethods:
         request = api_pb2.RemovePodSandboxRequest.FromString(raw)
         await self.sandboxes.stopping(request.pod_sandbox_id)
         answer = await self._forward("RemovePodSandbox", raw, context)
+        self.held.sandbox_removed(request.pod_sandbox_id)
         await self.restorer.sweep()
         return answer
 
@@ -192,6 +197,22 @@ class CriMethods:
             message = api_pb2.ContainerEventResponse.FromString(event)
             self.sandboxes.correct(message.pod_sandbox_status)
             yield message.SerializeToString()
+
+    async def _refuse_in_held(self, container: str) -> None:
+        """Refuse an ordinary start in the sandbox of a stopped container.
+
+        That sandbox is cut off, and its address may be another pod's by now.
+        """
+        if self.held.sandboxes():
+            found = await self.cri.container(container)
+            if self.held.of_sandbox(found.sandbox):
+                raise Precondition(
+                    "the pod's container was stopped by a checkpoint, and the pod is cut off",
+                    hint="make a new pod",
+                )
+            status = (await self.cri.sandbox(found.sandbox)).status.network
+            if record := self.held.of_addresses([status.ip]):
+                await self.held.give_up(record.sandbox, "CNI gave the address to another pod")
 
     async def _forward(self, method: str, request: bytes, context: Context) -> bytes:
         return await self.forwarder.forward(_RUNTIME + method, request, context)

@@ -90,8 +90,8 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         self, request: crishim_pb2.RestoreContainerRequest, context: Context
     ) -> AsyncIterator[crishim_pb2.RestoreContainerProgress]:
         """Restore into a created container; stream the phases, then the result."""
-        container = container_id(request.container_id)
         archive = self._store.find(request.checkpoint)
+        container = (await self._restorer.cri.container(request.container_id)).id
         options = RestoreOptions(
             address=_word(_ADDRESS, request.address, "address"),
             tcp=_word(_TCP, request.tcp, "tcp"),

@@ -24,6 +24,8 @@ _TABLE: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (errors.Busy, grpc.StatusCode.ABORTED),
     (errors.Unsupported, grpc.StatusCode.UNIMPLEMENTED),
     (errors.NoSpace, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    # As containerd answers without CRIU; the kubelet's tests know that code and its words.
+    (errors.ToolMissing, grpc.StatusCode.UNKNOWN),
     (errors.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (errors.DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
     (errors.Corrupt, grpc.StatusCode.DATA_LOSS),

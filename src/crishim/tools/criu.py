@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from crishim.errors import Corrupt, Precondition
+from crishim.errors import Corrupt, Precondition, ToolMissing
 from crishim.kernel import process
 from crishim.tools.known import Known
 
@@ -112,9 +112,9 @@ async def version(*, container: str) -> str:
     """Return CRIU's version.
 
     Args: container: named in the error, in the words that the kubelet's tests look for.
-    Raises: Precondition: CRIU is missing or older than 3.16.
+    Raises: ToolMissing: CRIU is missing or older than 3.16.
     """
-    refusal = Precondition(
+    refusal = ToolMissing(
         f"CRIU binary not found or too old (<{_OLDEST}). "
         f'Failed to checkpoint container "{container}"',
         hint="install CRIU 4.2 or newer",

@@ -64,6 +64,7 @@ class CheckpointOptions:
         images: existing directory that CRIU writes its images into.
         work: existing directory for dump.log and stats-dump.
         criu_config: file with CRIU options that runc has no flag for.
+        kept_logs: where the caller keeps the logs of a failure; named in the error.
         leave_running: do not end the processes.
         cgroups_mode: see RuncFacts.
         link_remap: allow hard links to unlinked open files; only where runc has the flag.
@@ -72,6 +73,7 @@ class CheckpointOptions:
     images: Path
     work: Path
     criu_config: Path
+    kept_logs: Path
     leave_running: bool
     cgroups_mode: str
     tcp_established: bool = True
@@ -177,7 +179,7 @@ async def checkpoint(runc: Runc, container: ContainerId, options: CheckpointOpti
             "runc checkpoint",
             done.exit_status,
             details=details or done.stderr.decode(errors="replace")[-500:].strip(),
-            log_path=str(criu_log) if criu_log.exists() else str(log),
+            log_path=str(options.kept_logs / (criu_log if criu_log.exists() else log).name),
         )
 
 

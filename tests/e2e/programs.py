@@ -1,0 +1,45 @@
+"""Programs for containers that do one odd thing, in Python from the node's own /usr.
+
+The image holds nothing but links; the container mounts the node's /usr, read-only. Not for restores
+elsewhere, and not for what a test of the ordinary is about: that is `tests/workload`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from tests.e2e import nodes
+
+IMAGE = "crishim.test/host:1"
+_USR = {"container_path": "/usr", "host_path": "/usr", "readonly": True}
+_WAIT = "\nprint('ready')\nwhile True: time.sleep(1)"
+
+
+def make_image(directory: Path) -> None:
+    """Give the image to the nodes."""
+    for name in ("usr", "tmp", "etc"):
+        (directory / name).mkdir()
+    for name in ("bin", "lib", "lib64"):
+        (directory / name).symlink_to(f"usr/{name}")
+    nodes.lab("image", IMAGE, str(directory), "--", "/bin/sh")
+
+
+def run(pod: nodes.Pod, code: str, *, mounts: tuple[dict, ...] = (), **config: object) -> str:
+    """Run Python code in a new container and wait until it has got through; returns its id."""
+    source = f"import ctypes, os, socket, time\n{code}{_WAIT}"
+    container = pod.create(
+        IMAGE, command=["python3", "-uc", source], mounts=[_USR, *mounts], **config
+    )
+    pod.node.crictl("start", container)
+    end = time.monotonic() + 30
+    while "ready" not in pod.node.crictl("logs", container):
+        assert time.monotonic() < end, pod.node.crictl("logs", container)
+        time.sleep(0.1)
+    return container
+
+
+def pid(node: nodes.Node, container: str) -> int:
+    """Return the id that a container's first process has on the node."""
+    return int(json.loads(node.crictl("inspect", container))["info"]["pid"])

@@ -1,0 +1,150 @@
+"""Real programs, asked in their own protocol, through checkpoint with stop and a new pod.
+
+Their image is a Debian with redis, Node.js and Python, made once and kept in the lab's cache; all
+of them run as root.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab.cache import cached, files_of, recipe_key
+from lab.roots import debian_root
+from tests.e2e import nodes
+from tests.e2e.moves import assert_unharmed, checkpoint, eventually, move
+
+PROGRAMS = nodes.ROOT / "tests" / "programs"
+PACKAGES = ("nodejs", "python3", "redis-server")
+IMAGE = "crishim.test/programs:1"
+PARTS = ("bin", "etc", "lib", "lib64", "sbin", "usr")  # no devices, no package lists
+SERVERS = {
+    "asyncio": ("/usr/bin/python3", "/programs/asyncio_server.py", "8080"),
+    "node": ("/usr/bin/node", "/programs/node_server.js", "8080"),
+    "go": ("/programs/goserver.bin", "8080"),
+}
+REDIS = ("/usr/bin/redis-server", "--protected-mode", "no", "--save", "", "--dir", "/tmp")
+
+
+@pytest.fixture(scope="module")
+def root():
+    """A Debian root with the programs."""
+    cache = Path(os.environ.get("CRISHIM_CACHE") or "/var/cache/crishim")
+    debian = debian_root(cache, "programs", PACKAGES)
+
+    def build(directory: Path) -> None:
+        for part in PARTS:
+            if (debian / part).is_symlink():
+                (directory / part).symlink_to((debian / part).readlink())
+            else:
+                shutil.copytree(debian / part, directory / part, symlinks=True)
+        (directory / "tmp").mkdir()
+        shutil.copytree(PROGRAMS, directory / "programs")
+        out = directory / "programs" / "goserver.bin"
+        nodes.lab("go", str(PROGRAMS / "goserver"), str(out))
+
+    key = recipe_key(str(debian), *PARTS, *files_of(PROGRAMS))
+    return cached(cache, "programs-image", key, build)
+
+
+@pytest.fixture(scope="module")
+def programs(lab_up, root):
+    """The image with the programs on the lab's nodes."""
+    nodes.lab("image", IMAGE, str(root), "--", "/bin/sh", timeout_s=300)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_http_servers_with_keep_alive(node, programs, server):
+    """One HTTP/1.1 connection with a request every 2 ms, each answered by the same counter."""
+    pod = node.pod()
+    container = pod.create(IMAGE, *SERVERS[server])
+    node.crictl("start", container)
+    address = pod.address
+    wait_port(address, 8080)
+    client = nodes.Client(address, "--kind", "http", port=8080)
+    client.wait_answers(100)
+    pod, _ = move(pod, container)
+    client.wait_answers(200)
+    assert_unharmed(client.close())
+    second = nodes.Client(address, "--kind", "http", port=8080)
+    second.wait_answers(20)
+    assert_unharmed(second.close())
+
+
+class Redis:
+    """redis-cli on one connection, outside the node."""
+
+    def __init__(self, root: Path, address: str, *command: str) -> None:
+        argv = [str(nodes.LAB), "net", "--", "chroot", str(root), "redis-cli", "-h", address]
+        self.process = subprocess.Popen(
+            [*argv, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+
+    def ask(self, line: str) -> str:
+        self.process.stdin.write(line + "\n")
+        return self.process.stdout.readline().strip()
+
+    def close(self) -> str:
+        out, _ = self.process.communicate(timeout=30)
+        return out
+
+
+def test_redis(node, programs, root):
+    """Data, an open connection and a client that waits in BLPOP."""
+    pod = node.pod()
+    container = pod.create(IMAGE, *REDIS)
+    node.crictl("start", container)
+    address = pod.address
+    wait_port(address, 6379)
+    redis = Redis(root, address)
+    number = redis.ask("CLIENT ID")
+    assert number.isdecimal()
+    for i in range(200):
+        assert redis.ask(f"SET key{i} value{i}") == "OK"
+    waiting = Redis(root, address, "BLPOP", "queue", "0")
+    eventually(lambda: "blocked_clients:1" in info(root, address))
+    move(pod, container)
+    assert redis.ask("CLIENT ID") == number
+    assert redis.ask("DBSIZE") == "200"
+    for i in range(200):
+        assert redis.ask(f"GET key{i}") == f"value{i}"
+    assert "blocked_clients:1" in info(root, address)
+    assert redis.ask("LPUSH queue word") == "1"
+    assert waiting.close().split() == ["queue", "word"]
+    assert redis.ask("CLIENT ID") == number
+    redis.close()
+
+
+def test_redis_goes_on_while_it_is_dumped(node, programs, root):
+    """A dump that leaves redis running shows on an open connection as nothing but a pause."""
+    pod = node.pod()
+    container = pod.create(IMAGE, *REDIS)
+    node.crictl("start", container)
+    address = pod.address
+    wait_port(address, 6379)
+    redis = Redis(root, address)
+    number = redis.ask("CLIENT ID")
+    assert redis.ask("INCR n") == "1"
+    checkpoint(node, container)
+    node.exec("rm", "/var/lib/crishim/test.tar")
+    assert redis.ask("INCR n") == "2"
+    assert redis.ask("CLIENT ID") == number
+    redis.close()
+
+
+def info(root: Path, address: str) -> str:
+    """Return what redis says of its clients."""
+    return Redis(root, address, "INFO", "clients").close()
+
+
+def wait_port(address: str, port: int) -> None:
+    """Wait until something listens there."""
+    code = f"import socket; socket.create_connection(({address!r}, {port}), 5)"
+
+    def listens() -> bool:
+        argv = [str(nodes.LAB), "net", "--", "python3", "-c", code]
+        return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+    eventually(listens)

@@ -1,0 +1,3 @@
+module crishim.test/goserver
+
+go 1.24

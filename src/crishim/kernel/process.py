@@ -152,5 +152,7 @@ async def _finish(process: asyncio.subprocess.Process, *, never_kill: bool) -> N
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_GRACE_S):
                     await process.wait()
-                    return
+                    break
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # children that the leader has left behind
     await process.wait()

@@ -45,11 +45,10 @@ def check(created: Container, manifest: Manifest, archive: Path) -> None:
         )
     if manifest.platform.architecture != platform.machine():
         raise Precondition(
-            f"{archive.name} is from {manifest.platform.architecture}, this node is "
-            f"{platform.machine()}"
+            f"{archive} is from {manifest.platform.architecture}, this node is {platform.machine()}"
         )
     _features(manifest)
-    _mounts(created, manifest)
+    _mounts(created, manifest, archive)
 
 
 def allowed_devices(spec: dict[str, Any]) -> Callable[[bool, int, int], bool]:
@@ -76,7 +75,7 @@ def _features(manifest: Manifest) -> None:
         )
 
 
-def _mounts(created: Container, manifest: Manifest) -> None:
+def _mounts(created: Container, manifest: Manifest, archive: Path) -> None:
     there = {mount.destination for mount in describe.bind_mounts(created.spec)}
     missing = sorted(
         mount.destination
@@ -85,6 +84,6 @@ def _mounts(created: Container, manifest: Manifest) -> None:
     )
     if missing:
         raise Precondition(
-            f"the container lacks mounts that the checkpoint needs: {', '.join(missing)}",
+            f"the container lacks mounts that {archive} needs: {', '.join(missing)}",
             hint="give it the same volume mounts as the source had",
         )

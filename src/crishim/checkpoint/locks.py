@@ -11,6 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from crishim.errors import Busy
+from crishim.ids import by_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,7 @@ class Locks:
 
     def __init__(self) -> None:
         self._held: dict[str, str] = {}
+        self._freed = asyncio.Event()
         self._quiet: dict[str, asyncio.Event] = {}
         self._execs: dict[object, str] = {}
         self._exec_ended = asyncio.Event()
@@ -37,10 +39,20 @@ class Locks:
             yield
         finally:
             del self._held[container]
+            self._freed.set()
 
     def busy(self, container: str) -> bool:
         """Return whether something is being done with a container."""
         return container in self._held
+
+    async def until_free(self, container: str) -> None:
+        """Wait until nothing is being done with a container; the caller's deadline bounds it.
+
+        Args: container: an id or the first digits of one.
+        """
+        while by_prefix(container, self._held) is not None:
+            self._freed.clear()
+            await self._freed.wait()
 
     @contextlib.contextmanager
     def quiet(self, container: ContainerId) -> Iterator[None]:

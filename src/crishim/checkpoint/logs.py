@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import shutil
 import stat
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from crishim.checkpoint.archive import ArchiveWriter
     from crishim.checkpoint.reader import ArchiveReader
 
+_log = logging.getLogger(__name__)
 MEMBER = "container.log"
 
 _POLL_S = 0.001
@@ -111,7 +113,15 @@ def carry(archive: ArchiveReader, log: Path) -> None:
 
 
 def keep(work: Path, folder: Path) -> None:
-    """Copy the logs of a failed dump or restore to where an operator finds them."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in work.glob("*.log"):
-        shutil.copyfile(path, folder / path.name)
+    """Copy the logs of a failed dump or restore to where an operator finds them.
+
+    Older ones of the same container go. A failure is logged only: the caller has an error to tell.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for old in folder.glob("*.log"):
+            old.unlink()
+        for path in work.glob("*.log"):
+            shutil.copyfile(path, folder / path.name)
+    except OSError as error:
+        _log.warning("the logs in %s are not kept: %s", work, error)

@@ -9,6 +9,7 @@ All calls block; use them from a thread.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
@@ -19,12 +20,12 @@ from crishim.checkpoint import manifest as manifests
 from crishim.checkpoint.archive import IMAGE_DIRECTORY
 from crishim.checkpoint.digest import digest_range
 from crishim.checkpoint.tarindex import Member, scan
-from crishim.errors import Corrupt, NotFound, Precondition
+from crishim.errors import Corrupt, NotFound, Precondition, Unsupported
 from crishim.kernel.atomic import storage_errors
 from crishim.kernel.splice import copy_range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _SMALL_BYTES_MAX = 64 << 20
@@ -56,7 +57,8 @@ class ArchiveReader:
                 raise Precondition(f"{path} is not a regular file")
             if trusted_owner:
                 _check_owner(path, status)
-            return cls(path, fd, scan(fd, status.st_size))
+            with _about(path):
+                return cls(path, fd, scan(fd, status.st_size))
         except BaseException:
             os.close(fd)
             raise
@@ -80,7 +82,7 @@ class ArchiveReader:
         if member is None:
             raise NotFound(f"{self.path} has no entry {name}")
         if member.size > _SMALL_BYTES_MAX:
-            raise Corrupt(f"the entry {name} is too large")
+            raise Corrupt(f"{self.path}: the entry {name} is too large")
         data = os.pread(self._fd, member.size, member.offset)
         if len(data) != member.size:
             raise Corrupt(f"{self.path} is truncated")
@@ -95,7 +97,8 @@ class ArchiveReader:
             raise Precondition(f"{self.path} has no manifest", hint="it was not written by crishim")
         if self.members[manifests.NAME].size > manifests.BYTES_MAX:
             raise Corrupt(f"the manifest of {self.path} is too large")
-        manifest = manifests.decode(self.read(manifests.NAME))
+        with _about(self.path):
+            manifest = manifests.decode(self.read(manifests.NAME))
         listed = {entry.name: entry.size for entry in manifest.entries}
         found = {name: member.size for name, member in self.members.items()}
         del found[manifests.NAME]
@@ -199,6 +202,17 @@ class ArchiveReader:
                 raise Corrupt(f"{self.path} is truncated")
         finally:
             os.close(fd)
+
+
+@contextlib.contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Name the archive in errors of those who only know its bytes."""
+    try:
+        yield
+    except (Corrupt, Precondition, Unsupported) as error:
+        raise type(error)(
+            f"{path}: {error.brief}", details=error.details, hint=error.hint
+        ) from error
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:

@@ -8,6 +8,7 @@ checkpoints only.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from pathlib import Path
@@ -93,9 +94,10 @@ class Store:
         """Return all names in the store, oldest first."""
         if not self._paths.store.is_dir():
             return []
-        found = sorted(
-            (path.stat().st_mtime_ns, path.name.removesuffix(_SUFFIX))
-            for path in self._paths.store.iterdir()
-            if path.suffix == _SUFFIX and not path.name.startswith(".")
-        )
-        return [checkpoint_name(name) for _, name in found]
+        found: list[tuple[int, CheckpointName]] = []
+        for path in self._paths.store.glob(f"*{_SUFFIX}"):
+            # What somebody put there under an odd name, or has just removed, is none of ours.
+            with contextlib.suppress(InvalidRequest, FileNotFoundError):
+                name = checkpoint_name(path.name.removesuffix(_SUFFIX))
+                found.append((path.stat().st_mtime_ns, name))
+        return [name for _, name in sorted(found)]

@@ -10,7 +10,8 @@ know survive, because a request is passed on as the message that was read.
 - PodSandboxStatus, GetContainerEvents: report the preserved address.
 - StopPodSandbox, RemovePodSandbox: CNI's own address back first; the node's hold before a stopped
   container's sandbox goes.
-- StopContainer, RemoveContainer: end a container that we hold frozen; clear up after a restore.
+- StopContainer, RemoveContainer: wait for a dump or restore under way; end a container that we
+  hold frozen; clear up after a restore.
 - ExecSync, Exec: wait for a dump's pause to end, because runc refuses an exec in a frozen
   container.
 """
@@ -131,6 +132,7 @@ class CriMethods:
     async def StopContainer(self, raw: bytes, context: Context) -> bytes:
         """Stop a container; one that we hold frozen is ended here."""
         request = api_pb2.StopContainerRequest.FromString(raw)
+        await self.locks.until_free(request.container_id)
         if record := self.held.of_container(request.container_id):
             await self.held.end(record.sandbox)
         return await self._forward("StopContainer", raw, context)
@@ -138,6 +140,7 @@ class CriMethods:
     async def RemoveContainer(self, raw: bytes, context: Context) -> bytes:
         """Remove a container and what we keep of it."""
         request = api_pb2.RemoveContainerRequest.FromString(raw)
+        await self.locks.until_free(request.container_id)
         if record := self.held.of_container(request.container_id):
             await self.held.end(record.sandbox)
         answer = await self._forward("RemoveContainer", raw, context)

@@ -113,7 +113,7 @@ async def test_the_old_pod_may_be_gone_meanwhile(network, version, tmp_path):
             target, record = await prepared(new, preserved, tmp_path)
             await target.close()
             await address.apply(record, target.link)
-            await node.release()
+            await hold.remove(node.record)
             talk.restore(new, connection)
             await target.release(record.preserved, earlier=await held.take_frames())
             await talk.answered(100)

@@ -90,7 +90,7 @@ def test_all_missing_mounts_are_named_at_once():
         for name in names
     )
     error = refusal(body(), dataclasses.replace(checkpoint(), bind_mounts=mounts))
-    assert "the checkpoint needs: /cache, /zoo" in str(error)
+    assert "counter.tar needs: /cache, /zoo" in str(error)
 
 
 def test_devices_only_as_the_new_container_has_them():

@@ -217,3 +217,11 @@ def test_images_are_compared_where_criu_will_read_them(archive, tmp_path):
         victim.write_bytes(bytes(victim.stat().st_size))
         with pytest.raises(Corrupt, match=victim.name):
             reader.verify(images=images)
+
+
+def test_errors_name_the_archive(archive):
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    assert refused(archive, Corrupt, f"^{archive}: the archive is truncated")
+    archive.write_bytes(whole.replace(b'"counter"', b'"c0unter"'))
+    assert refused(archive, Corrupt, rf"^{archive}: crishim\.json does not match its own digest")

@@ -25,10 +25,12 @@ from crishim.checkpoint import removal
 from crishim.checkpoint.doctor.examine import examine
 from crishim.checkpoint.dump import Dumper
 from crishim.checkpoint.flow import to_the_end
+from crishim.checkpoint.handover import Handovers
 from crishim.checkpoint.held import Held
 from crishim.checkpoint.images import ImageDirectories
 from crishim.checkpoint.locks import Locks
 from crishim.checkpoint.pins import Pins
+from crishim.checkpoint.receive import Receiver
 from crishim.checkpoint.recovery import Recovery
 from crishim.checkpoint.restore import Restorer
 from crishim.checkpoint.restored import Restored
@@ -108,6 +110,7 @@ async def _serve(
     own = CheckpointRestore(
         dumper=flows.dumper,
         restorer=flows.restorer,
+        receiver=flows.receiver,
         store=flows.store,
         calls=calls,
         timeout_s=config.checkpoint.timeout_s,
@@ -170,6 +173,7 @@ class _Flows:
     sandboxes: Sandboxes
     dumper: Dumper
     restorer: Restorer
+    receiver: Receiver
     recovery: Recovery
 
 
@@ -178,7 +182,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
     cri, records = Cri(channel), Records(channel, namespace=namespace)
     store, locks, restored = Store(paths), Locks(), Restored(paths)
     pins = Pins(Images(channel, namespace=namespace), store)
-    held = Held(paths, cri)
+    held, handovers = Held(paths, cri), Handovers()
     sandboxes = Sandboxes(
         cri=cri, paths=paths, held=held, disable_mptcp=config.checkpoint.disable_mptcp
     )
@@ -191,6 +195,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
         locks=locks,
         turns=Turns(config.checkpoint.parallel),
         held=held,
+        handovers=handovers,
         pins=pins,
         drain_timeout_s=config.checkpoint.drain_timeout_s,
     )
@@ -224,6 +229,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
         sandboxes=sandboxes,
         dumper=dumper,
         restorer=restorer,
+        receiver=Receiver(restorer=restorer, handovers=handovers),
         recovery=recovery,
     )
 

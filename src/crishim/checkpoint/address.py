@@ -184,6 +184,8 @@ async def plan(
         masquerade=network.masquerade,
         mappings=network.port_mappings,
     )
+    if text:
+        await link.open_host_nft()
     return dataclasses.replace(record, nat=text)
 
 
@@ -220,6 +222,8 @@ async def apply(record: AddressRecord, link: PodLink) -> None:
         _log.warning("nothing reserves %s: the IPAM is not host-local", ", ".join(record.moved))
     await link.inside.run(_change_pod, link.netlink, record)
     await link.outside.run(_change_host, link.host_netlink, record)
+    if record.nat:
+        await link.outside.run(_translate, await link.open_host_nft(), record)
 
 
 def _change_pod(netlink: Netlink, record: AddressRecord) -> None:
@@ -238,10 +242,11 @@ def _change_host(netlink: Netlink, record: AddressRecord) -> None:
     for route in record.host_routes:
         netlink.replace_route(record.host_device, route)
     _tell_host(netlink, record, record.preserved.mac)
-    if record.nat:
-        with contextlib.closing(Nft()) as nft:
-            nft.remove("inet", record.table)
-            nft.run(record.nat)
+
+
+def _translate(nft: Nft, record: AddressRecord) -> None:
+    nft.remove("inet", record.table)
+    nft.run(record.nat)
 
 
 def _tell_host(netlink: Netlink, record: AddressRecord, mac: str) -> None:

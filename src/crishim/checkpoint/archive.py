@@ -163,9 +163,12 @@ class ArchiveWriter:
         """Make what has been written durable and compute the digests, both at the same time."""
         with self._errors(), ThreadPoolExecutor(1, "archive-fsync") as executor:
             syncing = executor.submit(os.fsync, self._fd)
-            for entry in self._entries:
-                entry.digest = entry.digest or digest_range(self._fd, entry.offset, entry.size)
+            self._digest()
             syncing.result()
+
+    def _digest(self) -> None:
+        for entry in self._entries:
+            entry.digest = entry.digest or digest_range(self._fd, entry.offset, entry.size)
 
     def commit(self, manifest: manifests.Manifest) -> int:
         """Write the manifest, given the list of entries, and let the archive appear.
@@ -174,6 +177,34 @@ class ArchiveWriter:
         Raises: NoSpace, NotFound, Precondition: nothing has appeared; `abort` is still needed.
         """
         self.seal()
+        self._complete(manifest)
+        with self._errors():
+            os.fsync(self._fd)
+            os.rename(self._partial, self._target)
+        return self.settle()
+
+    def publish(self, manifest: manifests.Manifest) -> None:
+        """Let the archive appear before it is durable; `settle` must follow.
+
+        Only for a reader on this node, which a power cut ends too. A torn archive that it leaves
+        is told by its manifest and digests.
+        Raises: as `commit`.
+        """
+        with self._errors():
+            self._digest()
+            self._complete(manifest)
+            os.rename(self._partial, self._target)
+
+    def settle(self) -> int:
+        """Make an archive that has appeared durable under its name; return its size in bytes."""
+        with self._errors():
+            os.fsync(self._fd)
+            fsync_dir(self._target.parent)
+        os.close(self._fd)
+        self._fd = -1
+        return self._end
+
+    def _complete(self, manifest: manifests.Manifest) -> None:
         entries = tuple(
             manifests.Entry(name=entry.name, size=entry.size, digest=entry.digest)
             for entry in self._entries
@@ -183,12 +214,6 @@ class ArchiveWriter:
         with self._errors():
             self._append(tarformat.END)
             os.ftruncate(self._fd, self._end)
-            os.fsync(self._fd)
-            os.rename(self._partial, self._target)
-            fsync_dir(self._target.parent)
-        os.close(self._fd)
-        self._fd = -1
-        return self._end
 
     def abort(self) -> None:
         """Remove the unfinished file; nothing to do after `commit`."""

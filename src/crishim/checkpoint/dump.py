@@ -2,9 +2,10 @@
 
     resolve    find its parts on this node                      nothing to undo
     preflight  refuse what cannot work                          nothing to undo
-    prepare    working directory, half archive, guardian        removed, discharged
+    prepare    working directory, half archive, hold            removed, ended
     layer      first pass over the writable layer               goes with the half archive
     blocks     write the archive's blocks ahead                 goes with the half archive
+    guard      guardian, record of what `stop` means            discharged, removed
     drain      no new execs and connections; running execs end, let go
                accept queues run empty
     pause      freeze the processes                             thawed
@@ -14,6 +15,9 @@
     pack       small images, metadata, manifest; fsync; rename  -
     end        only with `stop`, as soon as the archive has     none: it goes forward only
                its name: end the frozen processes
+
+A restore that waits for this dump (`handover`) goes on as soon as the archive has its name; the
+source ends after it.
 
 A failure before the end of `pack` leaves the container running as it was and no file under the
 final name. CRIU always leaves the processes alive; with `stop` they stay frozen until their archive
@@ -37,6 +41,7 @@ from crishim.checkpoint.flow import in_thread, unbroken
 from crishim.checkpoint.guardian import Guardian
 from crishim.checkpoint.hold import SourceHold
 from crishim.checkpoint.layer import FIRST_MEMBER, SECOND_MEMBER, LayerCapture
+from crishim.checkpoint.request import DumpResult
 from crishim.checkpoint.resolve import resolve
 from crishim.errors import Busy, Precondition
 from crishim.kernel import atomic, cgroup, process, procs, tree
@@ -44,18 +49,19 @@ from crishim.tools import criu
 from crishim.tools import runc as runcs
 
 if TYPE_CHECKING:
+    from crishim.checkpoint.handover import Handovers
     from crishim.checkpoint.held import Held
     from crishim.checkpoint.heldrecord import HeldRecord
     from crishim.checkpoint.locks import Locks
     from crishim.checkpoint.manifest import Manifest
     from crishim.checkpoint.phases import Phases
     from crishim.checkpoint.pins import Pins
+    from crishim.checkpoint.request import DumpRequest
     from crishim.checkpoint.resolve import Source
     from crishim.checkpoint.store import Store
     from crishim.checkpoint.turns import Turns
     from crishim.containerd.cri import Cri
     from crishim.containerd.records import Records
-    from crishim.ids import CheckpointName
     from crishim.kernel.interface import InterfaceState
     from crishim.paths import Paths
 
@@ -64,35 +70,6 @@ _FREEZE_TIMEOUT_S = 10.0
 _SPARE_FIFOS = 8
 """CRIU writes one page image per process and per piece of shared memory; with too few FIFOs the
 rest become ordinary files, which costs a copy."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DumpRequest:
-    """What a caller asks for.
-
-    Attributes:
-        container: id or unambiguous prefix.
-        output: absolute path of the archive; None for the store.
-        name: its name in the store; None for one made of pod, container and time.
-        stop: end the container once the archive is durable.
-        tcp: "established", "close" or "refuse".
-    """
-
-    container: str
-    output: Path | None = None
-    name: CheckpointName | None = None
-    stop: bool = False
-    tcp: str = "established"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DumpResult:
-    """A durable checkpoint, what it says of itself, and the phases of its making."""
-
-    archive: Path
-    archive_bytes: int
-    manifest: Manifest
-    phases: Phases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +84,7 @@ class Dumper:
     locks: Locks
     turns: Turns
     held: Held
+    handovers: Handovers
     pins: Pins
     drain_timeout_s: float
 
@@ -184,12 +162,15 @@ class _Dump:
         self._lock = -1
         self._paused = False
         self._kept = False
+        self._handover = dumper.handovers.of(source.container.id) if request.stop else None
         self._log_bytes = self._layer_bytes = self._changes_bytes = self._image_bytes = 0
 
     async def run(self) -> DumpResult:
         """Go through the steps; the module's docstring tells them and their undo."""
         step, stop = self._phases.step, self._request.stop
         async with contextlib.AsyncExitStack() as undo:
+            if self._handover is not None:
+                undo.callback(self._handover.dump_ended)
             with step("preflight"):
                 tools = await describe.tools(self._source)
                 await self._preflight()
@@ -204,7 +185,9 @@ class _Dump:
             with step("blocks"):
                 # Blocks that exist already shorten the pause, and a full disk is found before it.
                 await in_thread(writer.prepare, await in_thread(procs.memory_bytes, self._pids))
-            await self._guard(undo, writer, hold)
+            with step("guard"):
+                await self._guard(undo, writer, hold)
+                record = await self._announce(undo, writer, hold, interfaces) if stop else None
             with step("drain"):
                 gate = undo.enter_context(contextlib.ExitStack())
                 await self._quiet(gate)
@@ -215,6 +198,8 @@ class _Dump:
             with step("memory"):
                 if hold is not None:
                     await self._hold(hold)
+                if self._handover is not None:
+                    self._handover.connections_are_held()
                 changes = await self._memory(writer, capture, tools.runc)
                 undo.callback(os.close, changes)
             if not stop:
@@ -226,7 +211,7 @@ class _Dump:
             with step("pack", deadline=stop):
                 await in_thread(self._add_entries, writer, changes, frozen_at_ns)
                 manifest = self._manifest(tools, frozen_at_ns, interfaces)
-                size = await self._commit(writer, manifest, hold)
+                size = await self._commit(writer, manifest, record)
             if stop:
                 with step("end", deadline=False):
                     await self._end()
@@ -408,12 +393,29 @@ class _Dump:
             ),
         )
 
+    async def _announce(
+        self,
+        undo: contextlib.AsyncExitStack,
+        writer: ArchiveWriter,
+        hold: SourceHold | None,
+        interfaces: tuple[InterfaceState, ...],
+    ) -> HeldRecord:
+        """Write down what `stop` is going to mean, while a durable write costs nobody a pause."""
+        held, inode = self._dumper.held, os.fstat(writer.fd).st_ino
+
+        def forget() -> None:
+            if not self._kept:
+                held.forget(self._source.sandbox.id)
+
+        undo.callback(forget)
+        return await held.keep(self._source, hold, interfaces, archive=self._target, inode=inode)
+
     async def _commit(
-        self, writer: ArchiveWriter, manifest: Manifest, hold: SourceHold | None
+        self, writer: ArchiveWriter, manifest: Manifest, record: HeldRecord | None
     ) -> int:
         """Let the archive appear; with `stop` this is the point of no return."""
-        held, partial = self._dumper.held, writer.partial
-        if not self._request.stop:
+        partial = writer.partial
+        if record is None:
             try:
                 return await in_thread(writer.commit, manifest)
             except asyncio.CancelledError:
@@ -421,15 +423,17 @@ class _Dump:
                     # It appeared all the same; whoever cancelled was told that there is none.
                     await in_thread(self._target.unlink)
                 raise
-        inode = os.fstat(writer.fd).st_ino
-        record = await held.keep(self._source, hold, manifest, archive=self._target, inode=inode)
         try:
-            size = await in_thread(writer.commit, manifest)
+            if self._handover is None:
+                size = await in_thread(writer.commit, manifest)
+            else:
+                await in_thread(writer.publish, manifest)
+                self._settle(record)
+                self._handover.archive_appeared(self._target)
+                size = await in_thread(writer.settle)
         except BaseException:
             # A cancellation or a failed fsync may come after the rename: then it goes forward.
-            if partial.exists():
-                held.forget(self._source.sandbox.id)
-            else:
+            if not partial.exists():
                 self._settle(record)
                 await self._end()
             raise
@@ -458,6 +462,8 @@ class _Dump:
         A kubelet would restart what ends by itself, so its containers stay frozen until it stops
         them (`Held.end`).
         """
+        if self._handover is not None:
+            await self._handover.wait_over()
         if not self._source.kubelet:
             await self._dumper.held.end(self._source.sandbox.id)
 

@@ -20,7 +20,7 @@ from crishim.kernel.sockdiag import SockDiag, TcpState
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from crishim.checkpoint.dump import DumpRequest
+    from crishim.checkpoint.request import DumpRequest
     from crishim.checkpoint.resolve import Source
     from crishim.kernel.sockdiag import InetSocket, UnixSocket
 

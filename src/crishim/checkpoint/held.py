@@ -24,16 +24,15 @@ from crishim.checkpoint.heldrecord import HeldRecord
 from crishim.errors import DeadlineExceeded, ToolFailed
 from crishim.ids import ContainerId, SandboxId, by_prefix
 from crishim.kernel import atomic
-from crishim.kernel.interface import InterfaceState
 from crishim.tools import runc as runcs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from crishim.checkpoint.manifest import Manifest
     from crishim.checkpoint.resolve import Source
     from crishim.containerd.cri import Cri
+    from crishim.kernel.interface import InterfaceState
     from crishim.kernel.packet import Frame
     from crishim.paths import Paths
 
@@ -56,12 +55,12 @@ class Held:
         self,
         source: Source,
         caught: hold.SourceHold | None,
-        manifest: Manifest,
+        interfaces: tuple[InterfaceState, ...],
         *,
         archive: Path,
         inode: int,
     ) -> HeldRecord:
-        """Write down that a frozen container is about to be ended for good.
+        """Write down that a container will be ended for good once its archive has appeared.
 
         Args: archive, inode: where the archive is about to appear, and the file that it will be.
         Returns: the record for `committed`; without that call only a later daemon looks at it.
@@ -76,7 +75,7 @@ class Held:
             frozen=True,
             kubelet=source.kubelet,
             stopped_at_ns=time.time_ns(),
-            interfaces=tuple(InterfaceState.from_json(i) for i in manifest.interfaces),
+            interfaces=interfaces,
             pod_hold=caught.record if caught else None,
         )
         await asyncio.to_thread(self._store, record)
@@ -161,25 +160,28 @@ class Held:
         if record is not None and record.node_hold is not None and record.waiting:
             await hold.NodeHold(record.waiting, key=sandbox[:12]).close()
 
-    async def hand_over(self, sandbox: SandboxId) -> list[Frame]:
+    def stop_catching(self, sandbox: SandboxId) -> list[Frame]:
+        """Return what was caught, oldest first; clients wait for it, so it is quick."""
+        caught = self._catching.get(sandbox)
+        return caught.stop_catching() if caught is not None else []
+
+    async def hand_over(self, sandbox: SandboxId) -> None:
         """Give up the connections of a stopped container: they were restored elsewhere.
 
         Its sandbox, if it is still there, keeps the address behind its hold until it is removed; a
         container that is still frozen is ended when its kubelet stops it.
-        Returns: what was caught, oldest first.
         """
         async with self._lock(sandbox):
             record = self._records.get(sandbox)
             if record is None:
-                return []
-            caught = self._catching.pop(sandbox, None)
-            frames = await caught.take_frames() if caught is not None else []
+                return
+            if caught := self._catching.pop(sandbox, None):
+                await caught.take_frames()
             if record.node_hold is not None:
                 await hold.remove(record.node_hold)
                 self.forget(sandbox)  # its sandbox is gone, or stopped for good
             else:
                 await self._write(replace(record, handed_over=True))
-            return frames
 
     def sandbox_removed(self, sandbox: str) -> None:
         """Forget a container whose connections have gone on elsewhere, with its sandbox."""

@@ -156,6 +156,13 @@ class SourceHold:
         """
         await self._link.close_inside()
 
+    def stop_catching(self) -> list[Frame]:
+        """End catching and return what was caught, oldest first; the drop stays.
+
+        It is quick; `take_frames` is still needed, which closes everything.
+        """
+        return self._link.tap.stop()
+
     async def take_frames(self) -> list[Frame]:
         """End catching and return what was caught, oldest first; the drop stays."""
         frames = self._link.tap.stop()

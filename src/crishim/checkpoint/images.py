@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint.archive import IMAGE_DIRECTORY
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MKFS_TIMEOUT_S = 60.0
+_TREE = "tree"
 UNPACK_BYTES = 8 << 20
 """So much is copied sooner than mkfs.erofs has started."""
 
@@ -44,7 +46,7 @@ class ImageDirectories:
 
         Args: work_dir: a directory of this restore's own, made if missing; it must go by
             `remove_images` and may then be deleted. The archive must stay as it is until then.
-        Returns: an absolute directory below `work_dir`, which may be read-only.
+        Returns: `image_path(work_dir)`, which may be read-only.
         Raises: NotFound, Corrupt: as `ArchiveReader.images`. NoSpace.
         On cancel: `work_dir` needs `remove_images` all the same.
         """
@@ -57,11 +59,27 @@ class ImageDirectories:
                 self._in_place = False
                 _log.info("archives are unpacked for restores, not mounted: %s", error)
                 await asyncio.to_thread(remove_images, work_dir)
-        unpacked = work_dir / "images"
+        unpacked = image_path(work_dir)
+        await asyncio.to_thread(make_private_dir, unpacked.parent)
         await asyncio.to_thread(make_private_dir, unpacked)
         _log.debug("unpacking %d images", len(images))
         await asyncio.to_thread(archive.extract_images, unpacked)
         return unpacked
+
+
+def image_path(work_dir: Path) -> Path:
+    """Return where the images are, once they are made."""
+    return work_dir / _TREE / IMAGE_DIRECTORY.rstrip("/")
+
+
+def warm(directory: Path) -> None:
+    """Read images into memory, for a restore that begins meanwhile; blocks."""
+    for path in directory.iterdir():
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(fd)
 
 
 def remove_images(work_dir: Path) -> None:
@@ -70,18 +88,17 @@ def remove_images(work_dir: Path) -> None:
     Raises: Precondition: something else is mounted there. OSError: the mount is in use.
     """
     try:
-        mounts.umount(work_dir / "mount")
+        mounts.umount(work_dir / _TREE)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOENT):
             raise
-    for name in ("mount", "images"):
-        remove_tree(work_dir / name)
+    remove_tree(work_dir / _TREE)
     (work_dir / "index.erofs").unlink(missing_ok=True)
 
 
 async def _mount_in_place(archive: ArchiveReader, work_dir: Path) -> Path:
     index = work_dir / "index.erofs"
-    target = work_dir / "mount"
+    target = work_dir / _TREE
     await process.check(
         ["mkfs.erofs", "--quiet", "--tar=i", str(index), str(archive.path.absolute())],
         timeout_s=_MKFS_TIMEOUT_S,
@@ -95,4 +112,4 @@ async def _mount_in_place(archive: ArchiveReader, work_dir: Path) -> Path:
         mounts.mount(str(index), target, fs_type="erofs", flags=flags, data=device)
 
     await asyncio.to_thread(mount)
-    return target / IMAGE_DIRECTORY.rstrip("/")
+    return image_path(work_dir)

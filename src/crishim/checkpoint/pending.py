@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from crishim.errors import Corrupt
 from crishim.kernel import atomic
+from crishim.kernel.interface import InterfaceState
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,7 @@ class RestorePlan:
 
     Attributes:
         sandbox: id of the pod sandbox it lives in.
-        archive: absolute path of the checkpoint.
+        archive: absolute path of the checkpoint; "" while it is still to be taken.
         address: "keep" or "new".
         tcp: "established", "close" or "refuse".
         on_failure: "fail" or "cold".
@@ -51,6 +52,10 @@ class RestorePlan:
     pod_uid: str
     container_name: str
     interfaces: tuple[dict[str, Any], ...]
+
+    def states(self) -> tuple[InterfaceState, ...]:
+        """Return the interfaces as values; raise Corrupt if they are something else."""
+        return tuple(InterfaceState.from_json(state) for state in self.interfaces)
 
 
 def write(

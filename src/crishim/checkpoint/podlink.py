@@ -41,6 +41,7 @@ class PodLink:
     def __init__(self, netns: str) -> None:
         self.netns = netns
         self.closed = False
+        self._host_nft: Nft | None = None
         self._inner = contextlib.ExitStack()
         self._outer = contextlib.ExitStack()
         self.inside = NetnsThread(netns)
@@ -90,6 +91,14 @@ class PodLink:
         )
         self.tap = await self.outside.run(Tap, self.host_interface)
         self._outer.callback(self.tap.close)
+
+    async def open_host_nft(self) -> Nft:
+        """Return libnftables for the node's side, warm; the first call makes it."""
+        if self._host_nft is None:
+            self._host_nft = await self.outside.run(Nft)
+            self._outer.callback(self.outside.call, self._host_nft.close)
+            await self.outside.run(self._host_nft.tables)
+        return self._host_nft
 
     async def close_inside(self) -> None:
         """Let go of the pod's namespace; the node's side goes on. Safe to repeat."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from crishim.checkpoint.dump import DumpRequest
+    from crishim.checkpoint.request import DumpRequest
     from crishim.checkpoint.resolve import Source
 
 # File systems that CRIU 4.2 can mount again by itself, and mounts that it knows by their device.

@@ -37,7 +37,6 @@ from crishim.checkpoint.resolve import runc_of
 from crishim.errors import CrishimError, NotFound, Precondition, ToolFailed
 from crishim.ids import ContainerId, by_prefix, sandbox_id
 from crishim.kernel import tree
-from crishim.kernel.interface import InterfaceState
 from crishim.tools import criu
 from crishim.tools import logs as tool_logs
 from crishim.tools import runc as runcs
@@ -114,11 +113,11 @@ class Restorer:
                 if await in_thread(pending.read, directory) is not None:
                     raise Precondition(f"a checkpoint waits for container {container[:13]} already")
                 created = await self.cri.container(container)
-                runc = await self._runc(created)
+                runc = await self.runc_of(created)
                 facts = await runcs.facts(runc.binary)
                 compare.check(created, manifest, path)
                 await pids.make_room(created.spec, archive.members)
-            undo.push_async_exit(self._undo_preparation(container))
+            undo.push_async_exit(self.undo_preparation(container))
             with phases.step("images"):
                 await in_thread(tree.make_private_dir, directory)
                 await in_thread(tree.make_private_dir, directory / "work")
@@ -126,29 +125,31 @@ class Restorer:
             with phases.step("verify"):
                 await in_thread(lambda: archive.verify(images=images))
             with phases.step("layer"):
-                await self._layer(created, archive)
+                await self.write_layer(created, archive)
             with phases.step("log"):
                 if created.status.log_path:
                     await in_thread(logs.carry, archive, Path(created.status.log_path))
             with phases.step("exchange", deadline=False):
                 pod_uid = (await self.cri.sandbox(created.sandbox)).status.metadata.uid
-                plan = _plan(created, path, manifest, options, pod_uid=pod_uid)
+                plan = plan_of(created, path, manifest, options, pod_uid=pod_uid)
                 wrapper = await in_thread(
                     lambda: pending.write(
                         directory,
                         plan=plan,
                         runc=runc.binary,
-                        options=_runc_options(directory, images, plan, facts),
+                        options=runc_options(directory, images, plan, facts),
                         criu_config=criu.restore_config(tcp_close=plan.tcp == "close"),
                     )
                 )
                 await to_the_end(body.exchange(container, records=self.records, wrapper=wrapper))
 
-    async def _runc(self, created: Container) -> runcs.Runc:
+    async def runc_of(self, created: Container) -> runcs.Runc:
+        """Return the runc that containerd's shim uses for a container."""
         record = await self.records.container(created.id)
         return runc_of(record, paths=self.paths, namespace=self.namespace)
 
-    async def _layer(self, created: Container, archive: ArchiveReader) -> None:
+    async def write_layer(self, created: Container, archive: ArchiveReader) -> None:
+        """Write an archive's layer into the snapshot of a container that has no task yet."""
         mounts = await self.records.mounts(
             snapshotter=created.snapshotter, key=created.snapshot_key
         )
@@ -156,9 +157,11 @@ class Restorer:
         allowed = compare.allowed_devices(created.spec)
         await in_thread(lambda: apply_layer(archive, overlay, device_allowed=allowed))
 
-    def _undo_preparation(
+    def undo_preparation(
         self, container: ContainerId
     ) -> Callable[[type[BaseException] | None, object, object], Awaitable[None]]:
+        """Return what an exit stack calls: after a failure it undoes a preparation."""
+
         async def undo(kind: type[BaseException] | None, *_: object) -> None:
             if kind is not None:
                 await body.recover(self.paths.restore(container), records=self.records)
@@ -190,7 +193,7 @@ class Restorer:
         plan = pending.read(directory)
         if plan is None:
             raise NotFound(f"no checkpoint waits for container {container[:13]}")
-        states = tuple(InterfaceState.from_json(state) for state in plan.interfaces)
+        states = plan.states()
         kept = states if plan.address == "keep" else ()
         async with contextlib.AsyncExitStack() as undo:
             with phases.step("address"):
@@ -198,7 +201,7 @@ class Restorer:
                 if arrival is not None:
                     undo.push_async_callback(arrival.undo)
             with phases.step("restore"):
-                await self._restore(container, directory)
+                await self.run(container, directory)
             if arrival is not None:
                 with phases.step("release", deadline=False):
                     await arrival.release()
@@ -206,7 +209,11 @@ class Restorer:
             await self.finish(container)
         return tuple(address for state in kept for address in state.global_addresses)
 
-    async def _restore(self, container: ContainerId, directory: Path) -> None:
+    async def run(self, container: ContainerId, directory: Path) -> None:
+        """Start a container whose wrapper restores it; it runs when this returns.
+
+        Raises: ToolFailed: CRIU's last errors; its log is kept. Precondition: it ended at once.
+        """
         log = directory / "work" / "restore.log"
         log.unlink(missing_ok=True)
         try:
@@ -263,10 +270,18 @@ class Restorer:
             await in_thread(tree.remove_tree, directory)
 
 
-def _plan(
-    created: Container, archive: Path, manifest: Manifest, options: RestoreOptions, *, pod_uid: str
+def plan_of(
+    created: Container,
+    archive: Path | None,
+    manifest: Manifest,
+    options: RestoreOptions,
+    *,
+    pod_uid: str,
 ) -> pending.RestorePlan:
-    """Fill in the defaults: what a running source still owns is not taken from it."""
+    """Fill in the defaults: what a running source still owns is not taken from it.
+
+    Args: archive: None while it is still to be taken.
+    """
     running = manifest.options.source_running
     address = options.address or ("new" if running or not manifest.interfaces else "keep")
     closed = manifest.options.tcp == "close"
@@ -282,7 +297,7 @@ def _plan(
         )
     return pending.RestorePlan(
         sandbox=created.sandbox,
-        archive=str(archive),
+        archive=str(archive or ""),
         address=address,
         tcp=tcp,
         on_failure=options.on_failure,
@@ -293,9 +308,10 @@ def _plan(
     )
 
 
-def _runc_options(
+def runc_options(
     directory: Path, images: Path, plan: pending.RestorePlan, facts: runcs.RuncFacts
 ) -> list[str]:
+    """Return the words that a restore's directory gives to `runc restore`."""
     options = ["--image-path", str(images), "--work-path", str(directory / "work")]
     options += ["--manage-cgroups-mode", facts.cgroups_mode, "--file-locks", "--ext-unix-sk"]
     return options + ["--tcp-established"] * (plan.tcp != "close")

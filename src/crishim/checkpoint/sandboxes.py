@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from crishim.checkpoint import address
+from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.hold import TargetHold, sweep
 from crishim.errors import AlreadyExists, Corrupt, CrishimError, NotFound, Unsupported
 from crishim.ids import SandboxId, by_prefix
@@ -36,37 +37,54 @@ class Arrival:
 
     Endings: `release` after the restore; `undo` is always safe and does nothing after it.
 
-    Args: source: sandbox of the stopped container that had the address, if this node knows it.
+    Args:
+        plan: what `begin` will change; it is stored already.
+        source: sandbox of the stopped container that had the address, if this node knows it.
     """
 
     def __init__(
-        self, sandboxes: Sandboxes, held: Held, hold: TargetHold, source: SandboxId | None
+        self,
+        sandboxes: Sandboxes,
+        held: Held,
+        hold: TargetHold,
+        *,
+        plan: AddressRecord,
+        source: SandboxId | None,
     ) -> None:
         self._sandboxes = sandboxes
         self._held = held
         self._hold = hold
         self._source = source
-        self._record: AddressRecord | None = None
+        self._plan = plan
+        self._begun = False
         self._lifted = False
         self._over = False
 
-    async def begin(self, record: AddressRecord) -> None:
-        """Give the pod its address; `record` is stored already."""
-        self._record = record
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses that arrive."""
+        return self._plan.preserved.global_addresses
+
+    async def begin(self) -> None:
+        """Give the pod its address; on failure `undo` is to be called."""
+        self._begun = True
         await self._hold.close()
-        await address.apply(record, self._hold.link)
-        await self._hold.announce(record.preserved)
+        self._sandboxes.remember(self._plan)
+        await address.apply(self._plan, self._hold.link)
+        await self._hold.announce(self._plan.preserved)
         if self._source is not None:
             self._lifted = True
             await self._held.lift_node_hold(self._source)
 
     async def release(self) -> None:
         """Let the connections go on."""
-        if self._over or self._record is None:
+        if self._over or not self._begun:
             return
         self._over = True
-        earlier = await self._held.hand_over(self._source) if self._source is not None else []
-        await self._hold.release(self._record.preserved, earlier=earlier)
+        earlier = self._held.stop_catching(self._source) if self._source is not None else []
+        await self._hold.release(self._plan.preserved, earlier=earlier)
+        if self._source is not None:
+            await self._held.hand_over(self._source)
 
     async def undo(self) -> None:
         """Take the address away again; the hold ends last."""
@@ -75,8 +93,9 @@ class Arrival:
         self._over = True
         if self._source is not None and self._lifted:
             await self._held.restore_node_hold(self._source)
-        if self._record is not None:
-            await self._sandboxes.put_back(self._record.sandbox)
+        if self._begun:
+            await self._sandboxes.put_back(self._plan.sandbox)
+        self._sandboxes.forget(self._plan.sandbox)
         await self._hold.abandon()
 
 
@@ -122,37 +141,66 @@ class Sandboxes:
         Raises: AlreadyExists: somebody else has an address. Unsupported: several interfaces.
         On failure: everything is as before.
         """
+        async with self._arriving:
+            arrival = await self._expect(sandbox, states)
+            if arrival is None:
+                return None
+            try:
+                await arrival.begin()
+            except BaseException:
+                await arrival.undo()
+                raise
+            return arrival
+
+    async def expect(
+        self, sandbox: SandboxId, states: tuple[InterfaceState, ...], *, source: SandboxId
+    ) -> Arrival | None:
+        """Make ready what `arrive` does, while the source has the address still.
+
+        It is written down; the pod changes in `begin`. `undo` is needed from here on.
+        Args: source: its sandbox, whose connections will be held by `begin`.
+        Returns, Raises: as `arrive`.
+        """
+        async with self._arriving:
+            return await self._expect(sandbox, states, source)
+
+    async def _expect(
+        self,
+        sandbox: SandboxId,
+        states: tuple[InterfaceState, ...],
+        source: SandboxId | None = None,
+    ) -> Arrival | None:
         if len(states) > 1:
             raise Unsupported("pods with several interfaces keep no address yet")
-        async with self._arriving:
-            if not states or sandbox in self._records:
-                return None
-            return await self._arrive(sandbox, states[0])
-
-    async def _arrive(self, sandbox: SandboxId, state: InterfaceState) -> Arrival:
+        if not states or sandbox in self._records:
+            return None
+        state = states[0]
         target = await self._cri.sandbox(sandbox)
         if target.host_network:
             raise Unsupported("a pod on the host's network cannot keep an address of its own")
-        self._refuse_taken(state)
-        found = self._held.of_addresses(state.global_addresses)
-        source = found.sandbox if found is not None else None
+        if source is None and (found := self._held.of_addresses(state.global_addresses)):
+            source = found.sandbox
+        self._refuse_taken(state, source)
         hold = await TargetHold.prepare(target.netns)
-        arrival = Arrival(self, self._held, hold, source)
         try:
             if source is None:
                 await address.check(state, await self._addresses(sandbox), link=hold.link)
-            record = await address.plan(hold.link, state, sandbox=sandbox, former=source)
-            self._write(record)
-            await arrival.begin(record)
+            plan = await address.plan(hold.link, state, sandbox=sandbox, former=source)
+            await in_thread(self._store, plan)
         except BaseException:
-            await arrival.undo()
+            await hold.abandon()
             raise
-        return arrival
+        return Arrival(self, self._held, hold, plan=plan, source=source)
 
-    def _refuse_taken(self, state: InterfaceState) -> None:
-        """Refuse an address that another sandbox has from us already: a second replica."""
+    def _refuse_taken(self, state: InterfaceState, source: SandboxId | None) -> None:
+        """Refuse an address that another sandbox has from us already: a second replica.
+
+        Args: source: the sandbox that gives it up, which may have it from us.
+        """
         wanted = set(state.global_addresses)
         for record in self._records.values():
+            if record.sandbox == source:
+                continue
             if taken := wanted & set(record.preserved.global_addresses):
                 raise AlreadyExists(
                     f"the address {', '.join(sorted(taken))} is in use by another restored pod",
@@ -233,11 +281,14 @@ class Sandboxes:
                 record = _decode(path.read_bytes())
                 self._records[record.sandbox] = record
 
-    def _write(self, record: AddressRecord) -> None:
+    def remember(self, record: AddressRecord) -> None:
+        """Count a sandbox among those with a preserved address."""
+        self._records[record.sandbox] = record
+
+    def _store(self, record: AddressRecord) -> None:
         self._paths.sandboxes.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = json.dumps(record.to_json()).encode()
         atomic.write_file(self._paths.sandbox(record.sandbox), data)
-        self._records[record.sandbox] = record
 
 
 def _decode(data: bytes) -> address.AddressRecord:

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint.dump import DumpRequest
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.phases import Phases
+from crishim.checkpoint.request import DumpRequest
 from crishim.checkpoint.wanted import read_manifest, refuse_foreign, wanted, with_base_image
 from crishim.errors import InvalidRequest, Precondition
 from crishim.ids import container_id, sandbox_id

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crishim.checkpoint.doctor.finding import Finding
-    from crishim.checkpoint.dump import DumpResult
     from crishim.checkpoint.manifest import Manifest
     from crishim.checkpoint.phases import Phases
+    from crishim.checkpoint.request import DumpResult
     from crishim.checkpoint.store import Store
     from crishim.ids import ContainerId
 

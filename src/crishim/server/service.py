@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
-from crishim.checkpoint.dump import DumpRequest
 from crishim.checkpoint.phases import Phases
+from crishim.checkpoint.receive import ReceiveRequest
+from crishim.checkpoint.request import DumpRequest
 from crishim.checkpoint.restore import RestoreOptions
 from crishim.errors import InvalidRequest
 from crishim.ids import checkpoint_name, container_id
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from crishim.checkpoint.doctor.finding import Finding
-    from crishim.checkpoint.dump import Dumper, DumpResult
+    from crishim.checkpoint.dump import Dumper
+    from crishim.checkpoint.receive import Receiver
+    from crishim.checkpoint.request import DumpResult
     from crishim.checkpoint.restore import Restorer
     from crishim.checkpoint.store import Store
-    from crishim.ids import CheckpointName
+    from crishim.ids import CheckpointName, ContainerId
     from crishim.server.guard import Calls, Context
 
 _TCP = {0: "", 1: "established", 2: "close", 3: "refuse"}
@@ -47,6 +50,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         *,
         dumper: Dumper,
         restorer: Restorer,
+        receiver: Receiver,
         store: Store,
         calls: Calls,
         timeout_s: float,
@@ -56,6 +60,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         self._calls = calls
         self._dumper = dumper
         self._restorer = restorer
+        self._receiver = receiver
         self._store = store
         self._timeout_s = timeout_s
         self._remove = remove
@@ -90,7 +95,6 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         self, request: crishim_pb2.RestoreContainerRequest, context: Context
     ) -> AsyncIterator[crishim_pb2.RestoreContainerProgress]:
         """Restore into a created container; stream the phases, then the result."""
-        archive = self._store.find(request.checkpoint)
         container = (await self._restorer.cri.container(request.container_id)).id
         options = RestoreOptions(
             address=_word(_ADDRESS, request.address, "address"),
@@ -98,19 +102,49 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
             on_failure=_word(_ON_FAILURE, request.on_failure, "on_failure"),
         )
 
+        if request.source_container_id:
+            run = await self._receive(request, container, options)
+        else:
+            run = self._restore(request, container, options)
+
         async def flow(phases: Phases) -> crishim_pb2.RestoreResult:
-            addresses: tuple[str, ...] = ()
-            with self._calls.must_finish(f"restore of {container[:13]}"):
-                await self._restorer.prepare(container, archive, options, phases=phases)
-                if request.start:
-                    addresses = await self._restorer.start(container, phases=phases)
-            return messages.restore_result(container, addresses, phases)
+            return messages.restore_result(container, await run(phases), phases)
 
         async for event in self._run(request.timeout_s, flow):
             if isinstance(event, crishim_pb2.Phase):
                 yield crishim_pb2.RestoreContainerProgress(phase=event)
             else:
                 yield crishim_pb2.RestoreContainerProgress(result=event)
+
+    def _restore(
+        self,
+        request: crishim_pb2.RestoreContainerRequest,
+        container: ContainerId,
+        options: RestoreOptions,
+    ) -> Callable[[Phases], Awaitable[tuple[str, ...]]]:
+        archive = self._store.find(request.checkpoint)
+
+        async def run(phases: Phases) -> tuple[str, ...]:
+            with self._calls.must_finish(f"restore of {container[:13]}"):
+                await self._restorer.prepare(container, archive, options, phases=phases)
+                if not request.start:
+                    return ()
+                return await self._restorer.start(container, phases=phases)
+
+        return run
+
+    async def _receive(
+        self,
+        request: crishim_pb2.RestoreContainerRequest,
+        container: ContainerId,
+        options: RestoreOptions,
+    ) -> Callable[[Phases], Awaitable[tuple[str, ...]]]:
+        if request.checkpoint or not request.start:
+            raise InvalidRequest("with a source container name no checkpoint, and start")
+        source = (await self._restorer.cri.container(request.source_container_id)).id
+        wanted = ReceiveRequest(container=container, source=source, options=options)
+        moving = self._calls.must_finish(f"restore of {container[:13]}")
+        return lambda phases: self._receiver.receive(wanted, phases=phases, moving=moving)
 
     async def ListCheckpoints(
         self, request: crishim_pb2.ListCheckpointsRequest, context: Context

@@ -76,7 +76,7 @@ async def test_unpacked_where_the_kernel_refuses_the_mount(disk, archive, monkey
     with ArchiveReader.open(archive) as reader:
         images = await ImageDirectories(unpack_bytes=0).make(reader, disk / "work")
     assert content(images) == CONTENT
-    assert os.listdir(disk / "work") == ["images"]
+    assert os.listdir(disk / "work") == ["tree"]
 
 
 async def test_an_archive_without_images(disk):

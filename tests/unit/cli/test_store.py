@@ -84,6 +84,7 @@ class Node:
         own = CheckpointRestore(
             dumper=None,
             restorer=None,
+            receiver=None,
             store=self.store,
             calls=Calls(),
             timeout_s=10,

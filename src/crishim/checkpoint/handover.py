@@ -1,0 +1,87 @@
+"""The meeting of a dump and of a restore on the same node that was asked for before it.
+
+The restore makes everything ready that needs no archive and waits; the dump tells it when the
+source's connections are held, and when its archive has appeared. Neither knows the other's steps.
+Whichever fails leaves the other on its own: a restore without its dump fails too, a dump whose
+restore is gone is an ordinary one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from crishim.errors import Busy, Precondition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from crishim.ids import ContainerId
+
+
+class Handover:
+    """What passes between one dump with `stop` and the restore that waits for it."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._held: asyncio.Future[None] = loop.create_future()
+        self._archive: asyncio.Future[Path] = loop.create_future()
+        self._over = asyncio.Event()
+
+    def connections_are_held(self) -> None:
+        """Say, as the dump, that nobody answers for the source's connections any more."""
+        self._held.set_result(None)
+
+    def archive_appeared(self, archive: Path) -> None:
+        """Say, as the dump, that the source will never go on: the point of no return."""
+        self._archive.set_result(archive)
+
+    def dump_ended(self) -> None:
+        """Say, as the dump, that nothing more will come of it."""
+        for future in (self._held, self._archive):
+            if not future.done():
+                future.set_exception(
+                    Precondition("the checkpoint to be restored has failed", hint="see its error")
+                )
+                future.exception()  # the restore may be gone, which is fine
+
+    async def wait_over(self) -> None:
+        """Wait, as the dump, until the restore has come to its end, whichever."""
+        await self._over.wait()
+
+    async def wait_held(self) -> None:
+        """Wait, as the restore, for the dump's pause; raise Precondition if the dump fails."""
+        await asyncio.shield(self._held)
+
+    async def wait_archive(self) -> Path:
+        """Wait, as the restore, for the archive; raise Precondition if the dump fails."""
+        return await asyncio.shield(self._archive)
+
+    def restore_ended(self) -> None:
+        """Say, as the restore, that it has come to its end."""
+        self._over.set()
+
+
+class Handovers:
+    """The restores that wait, by the container whose dump they wait for."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[ContainerId, Handover] = {}
+
+    @contextlib.contextmanager
+    def expect(self, source: ContainerId) -> Iterator[Handover]:
+        """Wait for the next dump of a container, as a restore; raise Busy if another one does."""
+        if source in self._waiting:
+            raise Busy(f"another restore waits for container {source[:13]}")
+        handover = self._waiting[source] = Handover()
+        try:
+            yield handover
+        finally:
+            del self._waiting[source]
+            handover.restore_ended()
+
+    def of(self, source: ContainerId) -> Handover | None:
+        """Return what a dump of this container has to serve, as the dump; None for nobody."""
+        return self._waiting.get(source)

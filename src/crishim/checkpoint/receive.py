@@ -1,0 +1,217 @@
+"""Restore a container's next checkpoint the moment it is there: most of the way is gone before.
+
+    prepare, while the source runs              undo
+      compare   both containers, their node       -
+      exchange  the record names our wrapper      the record is created again
+      address   hold and plan; nothing changes    hold ended
+      wait      for the pause of the source       -
+    move, while CRIU writes the memory
+      arrive    the pod gets the address          put back, hold ended
+      memory    wait for the archive              -
+      images    mount or unpack, layer, log       removed
+      restore   containerd starts the wrapper     none: the checkpoint stays for another attempt
+      release   connections go on, source ends    -
+
+The archive's digests are not compared: this daemon has computed them a moment ago. It may not be
+durable yet when its process runs again; only a power cut could tell, which ends the process too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crishim.checkpoint import address, body, compare, describe, logs, pending, pids
+from crishim.checkpoint.flow import in_thread, to_the_end, unbroken
+from crishim.checkpoint.images import image_path, warm
+from crishim.checkpoint.reader import ArchiveReader
+from crishim.checkpoint.resolve import resolve
+from crishim.checkpoint.restore import plan_of, runc_options
+from crishim.errors import InvalidRequest, NotFound, Unsupported
+from crishim.kernel import tree
+from crishim.tools import criu
+from crishim.tools import runc as runcs
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from crishim.checkpoint.handover import Handover, Handovers
+    from crishim.checkpoint.phases import Phases
+    from crishim.checkpoint.resolve import Source
+    from crishim.checkpoint.restore import RestoreOptions, Restorer
+    from crishim.checkpoint.sandboxes import Arrival
+    from crishim.containerd.cri import Container
+    from crishim.ids import ContainerId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiveRequest:
+    """What a caller asks for.
+
+    Attributes:
+        container: created, not started.
+        source: a running container of this node, whose next dump with `stop` is restored.
+        options: the address is kept, and the connections too.
+    """
+
+    container: ContainerId
+    source: ContainerId
+    options: RestoreOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receiver:
+    """Restores checkpoints that are still to be taken; one object serves the daemon."""
+
+    restorer: Restorer
+    handovers: Handovers
+
+    async def receive(
+        self, request: ReceiveRequest, *, phases: Phases, moving: AbstractContextManager[None]
+    ) -> tuple[str, ...]:
+        """Make a container ready, wait for the dump of another, restore it.
+
+        Args: moving: entered once the source is paused: from then on it is to be waited for.
+        Returns: the addresses of its pod.
+        Raises:
+            NotFound, Precondition, Unsupported: refused; also if the dump fails.
+            Busy: somebody else waits for the source, or works on the container.
+            ToolFailed: CRIU's last errors; the checkpoint is there and may be restored elsewhere.
+        On failure after `exchange` the container cannot be used any more. On cancel: the same; a
+        restore that runs is waited for.
+        """
+        if request.options.address == "new" or request.options.tcp == "close":
+            raise InvalidRequest("a move keeps the address and the connections")
+        locks = self.restorer.locks
+        with (
+            locks.hold(request.container, "restore"),
+            self.handovers.expect(request.source) as handover,
+        ):
+            return await unbroken(_Reception(self, request, phases, handover).run(moving))
+
+
+class _Reception:
+    """One restore that waits for its checkpoint."""
+
+    def __init__(
+        self, receiver: Receiver, request: ReceiveRequest, phases: Phases, handover: Handover
+    ) -> None:
+        self._restorer = receiver.restorer
+        self._request = request
+        self._phases = phases
+        self._handover = handover
+        self._directory = self._restorer.paths.restore(request.container)
+
+    async def run(self, moving: AbstractContextManager[None]) -> tuple[str, ...]:
+        """Go through the steps; the module's docstring tells them and their undo."""
+        step, restorer = self._phases.step, self._restorer
+        async with contextlib.AsyncExitStack() as undo:
+            with step("compare"):
+                source, created = await self._resolve()
+                plan = await self._plan(source, created)
+            undo.push_async_exit(restorer.undo_preparation(created.id))
+            with step("exchange"):
+                await self._exchange(created, plan)
+            with step("address"):
+                arrival = await self._expect(source, created, plan)
+                undo.push_async_callback(arrival.undo)
+            with step("wait"):
+                await self._handover.wait_held()
+            undo.enter_context(moving)
+            with step("arrive", deadline=False):
+                await arrival.begin()
+            with step("memory", deadline=False):
+                path = await self._handover.wait_archive()
+            with step("images", deadline=False):
+                await self._unpack(created, path)
+            with step("restore", deadline=False):
+                await self._start(created)
+            with step("release", deadline=False):
+                await arrival.release()
+        with step("finish", deadline=False):
+            await restorer.finish(created.id)
+        return arrival.addresses
+
+    async def _resolve(self) -> tuple[Source, Container]:
+        restorer, request = self._restorer, self._request
+        source = await resolve(
+            request.source,
+            cri=restorer.cri,
+            records=restorer.records,
+            paths=restorer.paths,
+            namespace=restorer.namespace,
+        )
+        if source.container.id != request.source:
+            raise NotFound(f"{request.source} is not the whole id of a container")
+        if source.sandbox.host_network:
+            raise Unsupported("a pod on the host's network has no address of its own to keep")
+        return source, await restorer.cri.container(request.container)
+
+    async def _plan(self, source: Source, created: Container) -> pending.RestorePlan:
+        """Compare the two as if the checkpoint had been taken now."""
+        manifest = describe.manifest(
+            source,
+            await describe.tools(source),
+            describe.Facts(
+                frozen_at_ns=0,
+                tcp="established",
+                source_running=False,
+                interfaces=(await address.read(source.sandbox.netns),),
+                freeze_us=0,
+                image_bytes=0,
+                layer_bytes=0,
+                phases_us={},
+                criu=criu.DumpStatistics(),
+            ),
+        )
+        compare.check(created, manifest, Path(f"container {source.container.id[:13]}"))
+        pod_uid = (await self._restorer.cri.sandbox(created.sandbox)).status.metadata.uid
+        return plan_of(created, None, manifest, self._request.options, pod_uid=pod_uid)
+
+    async def _exchange(self, created: Container, plan: pending.RestorePlan) -> None:
+        runc = await self._restorer.runc_of(created)
+        images = self._directory / "images"
+        await in_thread(tree.make_private_dir, self._directory)
+        await in_thread(tree.make_private_dir, self._directory / "work")
+        facts = await runcs.facts(runc.binary)
+        wrapper = await in_thread(
+            lambda: pending.write(
+                self._directory,
+                plan=plan,
+                runc=runc.binary,
+                options=runc_options(self._directory, image_path(images), plan, facts),
+                criu_config=criu.restore_config(tcp_close=False),
+            )
+        )
+        records = self._restorer.records
+        await to_the_end(body.exchange(created.id, records=records, wrapper=wrapper))
+
+    async def _expect(
+        self, source: Source, created: Container, plan: pending.RestorePlan
+    ) -> Arrival:
+        arrival = await self._restorer.sandboxes.expect(
+            created.sandbox, plan.states(), source=source.sandbox.id
+        )
+        if arrival is None:
+            raise Unsupported("an earlier container of the pod brought another address")
+        return arrival
+
+    async def _start(self, created: Container) -> None:
+        """Restore, and have the images read into memory while containerd's shim starts."""
+        images = image_path(self._directory / "images")
+        warming = asyncio.ensure_future(in_thread(warm, images))
+        try:
+            await to_the_end(self._restorer.run(created.id, self._directory))
+        finally:
+            await asyncio.gather(warming, return_exceptions=True)
+
+    async def _unpack(self, created: Container, path: Path) -> None:
+        with await in_thread(ArchiveReader.open, path) as archive:
+            await pids.make_room(created.spec, archive.members)
+            await self._restorer.images.make(archive, self._directory / "images")
+            await self._restorer.write_layer(created, archive)
+            if created.status.log_path:
+                await in_thread(logs.carry, archive, Path(created.status.log_path))

@@ -1,0 +1,59 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from crishim.checkpoint.handover import Handovers
+from crishim.errors import Busy, Precondition
+from crishim.ids import ContainerId
+
+SOURCE = ContainerId("a" * 64)
+ARCHIVE = Path("/a.tar")
+
+
+async def test_the_restore_goes_on_with_the_dump():
+    handovers = Handovers()
+    assert handovers.of(SOURCE) is None
+    with handovers.expect(SOURCE) as restore:
+        dump = handovers.of(SOURCE)
+        dump.connections_are_held()
+        await restore.wait_held()
+        dump.archive_appeared(ARCHIVE)
+        assert await restore.wait_archive() == ARCHIVE
+        over = asyncio.ensure_future(dump.wait_over())
+        dump.dump_ended()
+        assert not over.done()
+    await over
+    assert handovers.of(SOURCE) is None
+
+
+async def test_a_failed_dump_fails_the_restore_wherever_it_waits():
+    with Handovers().expect(SOURCE) as restore:
+        waiting = asyncio.ensure_future(restore.wait_held())
+        await asyncio.sleep(0)
+        restore.dump_ended()
+        with pytest.raises(Precondition):
+            await waiting
+        with pytest.raises(Precondition):
+            await restore.wait_archive()
+
+
+async def test_a_cancelled_restore_leaves_the_dump_on_its_own():
+    handovers = Handovers()
+    with handovers.expect(SOURCE) as restore:
+        waiting = asyncio.ensure_future(restore.wait_held())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        dump = handovers.of(SOURCE)
+    dump.connections_are_held()
+    dump.archive_appeared(ARCHIVE)
+    await dump.wait_over()
+
+
+async def test_one_restore_at_a_time():
+    handovers = Handovers()
+    with handovers.expect(SOURCE):
+        with pytest.raises(Busy), handovers.expect(SOURCE):
+            pass
+        assert handovers.of(SOURCE) is not None

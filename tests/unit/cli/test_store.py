@@ -213,7 +213,7 @@ async def test_half_characters_do_not_break_the_list(node):
         writer.commit(dataclasses.replace(manifest(), container=container))
     status, out, _ = await node.run("list")
     assert status == 0
-    assert "unreadable: crishim.json is not readable" in out and " default/pod " in out
+    assert "crishim.json is not readable" in out and " default/pod " in out
 
 
 async def test_parents_in_a_circle_do_not_hang_the_tree(node):

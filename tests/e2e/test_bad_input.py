@@ -185,7 +185,7 @@ def test_a_pod_that_prefers_a_cold_start(node, good):
     node.sh("mkdir -p /etc/criu; echo 'tcp-established-nonsense' > /etc/criu/runc.conf")
     try:
         first = pod.create(nodes.IMAGE, "/workload", metadata={"name": "main"})
-        with pytest.raises(nodes.CommandFailed, match="restore"):
+        with pytest.raises(nodes.CommandFailed, match="type RESTORE"):
             node.crictl("start", first)
     finally:
         node.exec("rm", "-f", "/etc/criu/runc.conf")

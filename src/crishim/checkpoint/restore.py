@@ -34,7 +34,7 @@ from crishim.checkpoint.images import ImageDirectories, remove_images
 from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import runc_of
-from crishim.errors import CrishimError, NotFound, Precondition, ToolFailed
+from crishim.errors import Corrupt, CrishimError, NotFound, Precondition, ToolFailed, Unsupported
 from crishim.ids import ContainerId, by_prefix, sandbox_id
 from crishim.kernel import tree
 from crishim.tools import criu
@@ -54,6 +54,11 @@ if TYPE_CHECKING:
     from crishim.paths import Paths
 
 _log = logging.getLogger(__name__)
+
+FINAL = (Corrupt, NotFound, Precondition, ToolFailed, Unsupported)
+"""Failures of a restore that another attempt is not likely to mend."""
+_RUNTIMES = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
+"""How containerd reports what went wrong in its runtime, with no log of CRIU to show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +201,7 @@ class Restorer:
         states = plan.states()
         kept = states if plan.address == "keep" else ()
         async with contextlib.AsyncExitStack() as undo:
+            undo.push(self._given_up(plan))
             with phases.step("address"):
                 arrival = await self.sandboxes.arrive(sandbox_id(plan.sandbox), kept)
                 if arrival is not None:
@@ -208,6 +214,17 @@ class Restorer:
         with phases.step("finish", deadline=False):
             await self.finish(container)
         return tuple(address for state in kept for address in state.global_addresses)
+
+    def _given_up(self, plan: pending.RestorePlan) -> Callable[..., None]:
+        """Return what marks a failed restore as given up, if its pod prefers a cold start then."""
+
+        def mark(_: object, error: BaseException | None, __: object) -> None:
+            refused = isinstance(error, grpc.aio.AioRpcError) and error.code() in _RUNTIMES
+            final = refused or isinstance(error, FINAL)
+            if final and plan.once and plan.on_failure == "cold":
+                self.restored.mark(pod_uid=plan.pod_uid, container=plan.container_name)
+
+        return mark
 
     async def run(self, container: ContainerId, directory: Path) -> None:
         """Start a container whose wrapper restores it; it runs when this returns.

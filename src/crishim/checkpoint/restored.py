@@ -27,13 +27,13 @@ class Restored:
         self._paths = paths
 
     def mark(self, *, pod_uid: str, container: str) -> None:
-        """Remember a restore that succeeded."""
+        """Remember a restore that succeeded, or was given up: the next container starts cold."""
         path = self._path(pod_uid, container)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         atomic.write_file(path, b"")
 
     def before(self, *, pod_uid: str, container: str) -> bool:
-        """Return whether a container of that name was restored in that pod."""
+        """Return whether a restore of that container of that pod succeeded or was given up."""
         return self._path(pod_uid, container).exists()
 
     def keep_only(self, pod_uids: Collection[str]) -> None:

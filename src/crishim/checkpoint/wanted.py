@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from crishim.containerd.cri import Cri
 
 RESTORE = "crishim.io/restore"
+COLD_NEEDS_POD = (
+    "a cold start after a failed restore is the next container of the pod, which only a pod that "
+    "names its checkpoint in an annotation can get"
+)
 _WORDS = {
     "crishim.io/address": ("keep", "new"),
     "crishim.io/tcp": ("established", "close", "refuse"),
@@ -133,11 +137,12 @@ def _options(annotations: dict[str, str], *, once: bool) -> RestoreOptions:
         value = annotations.get(key, words[0])
         if value not in words:
             raise InvalidRequest(f"annotation {key}: {value[:80]!r} is none of {', '.join(words)}")
-    if annotations.get("crishim.io/on-restore-failure") == "cold":
-        raise Precondition("a cold start after a failed restore is not supported yet")
+    on_failure = annotations.get("crishim.io/on-restore-failure", "fail")
+    if on_failure == "cold" and not once:
+        raise InvalidRequest(COLD_NEEDS_POD, hint=f"name the checkpoint in {RESTORE}")
     return RestoreOptions(
         address=annotations.get("crishim.io/address", ""),
         tcp=annotations.get("crishim.io/tcp", ""),
-        on_failure=annotations.get("crishim.io/on-restore-failure", "fail"),
+        on_failure=on_failure,
         once=once,
     )

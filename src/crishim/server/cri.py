@@ -27,6 +27,7 @@ from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.request import DumpRequest
+from crishim.checkpoint.restore import FINAL
 from crishim.checkpoint.wanted import read_manifest, refuse_foreign, wanted, with_base_image
 from crishim.errors import InvalidRequest, Precondition
 from crishim.ids import container_id, sandbox_id
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from crishim.checkpoint.restored import Restored
     from crishim.checkpoint.sandboxes import Sandboxes
     from crishim.checkpoint.store import Store
+    from crishim.checkpoint.wanted import Wanted
     from crishim.containerd.cri import Cri
     from crishim.server.guard import Calls, Context
     from crishim.server.passthrough import Forwarder, Override, StreamOverride
@@ -102,6 +104,17 @@ class CriMethods:
         asked = wanted(request, self.store, self.restored)
         if asked is None:
             return await self._forward("CreateContainer", raw, context)
+        try:
+            return await self._create_to_restore(request, asked, context)
+        except FINAL:
+            if asked.options.on_failure == "cold":
+                pod, config = request.sandbox_config.metadata, request.config.metadata
+                self.restored.mark(pod_uid=pod.uid, container=config.name)
+            raise
+
+    async def _create_to_restore(
+        self, request: api_pb2.CreateContainerRequest, asked: Wanted, context: Context
+    ) -> bytes:
         manifest = await in_thread(read_manifest, asked.archive)
         if asked.options.once:
             refuse_foreign(manifest, request.sandbox_config.metadata.namespace)

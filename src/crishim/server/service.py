@@ -15,6 +15,7 @@ from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.receive import ReceiveRequest
 from crishim.checkpoint.request import DumpRequest
 from crishim.checkpoint.restore import RestoreOptions
+from crishim.checkpoint.wanted import COLD_NEEDS_POD
 from crishim.errors import InvalidRequest
 from crishim.ids import checkpoint_name, container_id
 from crishim.server import messages
@@ -101,6 +102,8 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
             tcp=_word(_TCP, request.tcp, "tcp"),
             on_failure=_word(_ON_FAILURE, request.on_failure, "on_failure"),
         )
+        if options.on_failure == "cold":
+            raise InvalidRequest(COLD_NEEDS_POD)
 
         if request.source_container_id:
             run = await self._receive(request, container, options)

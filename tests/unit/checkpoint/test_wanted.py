@@ -6,7 +6,7 @@ from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint.restored import Restored
 from crishim.checkpoint.store import Store
 from crishim.checkpoint.wanted import Wanted, wanted
-from crishim.errors import InvalidRequest, NotFound, Precondition
+from crishim.errors import InvalidRequest, NotFound
 from crishim.paths import Paths
 
 
@@ -100,6 +100,7 @@ def test_options_are_words(ask):
         ask(restore="web-1", address="sometimes")
 
 
-def test_a_cold_start_after_a_failure_is_not_promised(ask):
-    with pytest.raises(Precondition, match="cold start"):
-        ask(restore="web-1", on_restore_failure="cold")
+def test_a_cold_start_after_a_failure_is_for_pods_that_try_again(ask):
+    assert ask(restore="web-1", on_restore_failure="cold").options.on_failure == "cold"
+    with pytest.raises(InvalidRequest, match="cold start"):
+        ask(image="web-1", on_restore_failure="cold")

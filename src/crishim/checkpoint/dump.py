@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from crishim.kernel.interface import InterfaceState
     from crishim.paths import Paths
 
+_DIRECTORY = "directory"
 _FREEZER = "freezer"
 _FREEZE_TIMEOUT_S = 10.0
 _SPARE_FIFOS = 8
@@ -258,6 +259,8 @@ class _Dump:
         undo.push(keep)
 
     async def _archive(self, undo: contextlib.AsyncExitStack) -> ArchiveWriter:
+        # Until the guardian is there only this tells a new daemon where a half archive lies.
+        (self._work / _DIRECTORY).write_text(str(self._target.parent), encoding="utf-8")
         writer = await in_thread(ArchiveWriter.create, self._target)
         undo.callback(writer.abort)
         return writer
@@ -478,3 +481,11 @@ def thaw_abandoned(work: Path) -> None:
     except FileNotFoundError:
         return
     cgroup.thaw(Path(freezer))
+
+
+def archive_directory(work: Path) -> Path | None:
+    """Return where an abandoned dump was writing its archive, if it came that far."""
+    try:
+        return Path((work / _DIRECTORY).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None

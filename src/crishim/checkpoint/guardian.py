@@ -144,7 +144,7 @@ def _end_dump(dump: Path) -> None:
     The daemon read the page FIFOs. CRIU blocks in open() on one that nobody reads, so each is
     opened and closed: CRIU's next write fails, and with it the dump, and the container goes on.
     """
-    while _runs(str(dump).encode()):
+    while tool_runs(dump):
         for fifo in dump.glob("**/pages-*.img"):
             with contextlib.suppress(OSError):
                 if fifo.is_fifo():
@@ -152,7 +152,9 @@ def _end_dump(dump: Path) -> None:
         time.sleep(_POLL_S)
 
 
-def _runs(path: bytes) -> bool:
+def tool_runs(directory: Path) -> bool:
+    """Return whether runc or CRIU runs with a path below `directory` in its command line."""
+    path = os.fsencode(directory)
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError):

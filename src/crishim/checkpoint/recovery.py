@@ -6,12 +6,13 @@ containerd waits for it; the socket serves meanwhile, and calls behave as withou
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import body, dump, pending
+from crishim.checkpoint import body, dump, guardian, pending
 from crishim.checkpoint.archive import sweep_partials
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.heldrecord import is_committed
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from crishim.paths import Paths
 
 _log = logging.getLogger(__name__)
+_POLL_S = 0.02
+_TAKING_BACK_S = 0.5
+"""From the end of `runc restore` until containerd has ended what nobody waits for any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +65,13 @@ class Recovery:
         """
         for directory in sorted(self.paths.restores.glob("*")):
             await self._attempt(self._restore(directory), f"restore of {directory.name[:13]}")
+        for sandbox in self.held.sandboxes():
+            await self._attempt(self.held.recover(sandbox), f"stopped container of {sandbox[:13]}")
         for sandbox in self.sandboxes.sandboxes():
             waiting = await in_thread(self._waits_in, sandbox)
             await self._attempt(
                 self.sandboxes.recover(sandbox, waiting=waiting), f"address of {sandbox[:13]}"
             )
-        for sandbox in self.held.sandboxes():
-            await self._attempt(self.held.recover(sandbox), f"stopped container of {sandbox[:13]}")
         await self._attempt(self.pins.reconcile(), "pinned images")
         await self.tend()
 
@@ -82,6 +86,7 @@ class Recovery:
 
     def _files(self) -> None:
         """Thaw what a dump has left frozen and remove its files, unless its guardian is at it."""
+        directories = {self.paths.store, KUBELET_DIRECTORY}
         for work in self.paths.dumps.glob("*"):
             lock = atomic.try_lock(work / "lock")
             if lock is None:
@@ -90,21 +95,31 @@ class Recovery:
                 record = self.held.of_container(work.name)
                 if record is None or not is_committed(record):
                     dump.thaw_abandoned(work)
+                if (directory := dump.archive_directory(work)) is not None:
+                    directories.add(directory)
                 tree.remove_tree(work)
             finally:
                 os.close(lock)
-        for directory in (self.paths.store, KUBELET_DIRECTORY):
+        for directory in directories:
             if directory.is_dir():
                 for name in sweep_partials(directory):
                     _log.warning("removed the unfinished checkpoint %s", name)
 
     async def _restore(self, directory: Path) -> None:
         await body.recover(directory, records=self.records)
+        await self._settled(directory)
         container = ContainerId(directory.name)
         waits = await in_thread(pending.read, directory) is not None
         if waits and (await self.cri.container(container)).running:
             # It was restored, and the daemon died before it could say so.
             await self.restorer.finish(container)
+
+    async def _settled(self, directory: Path) -> None:
+        """Wait for a restore under way, which containerd takes back where its caller has gone."""
+        if await in_thread(guardian.tool_runs, directory):
+            while await in_thread(guardian.tool_runs, directory):  # noqa: ASYNC110 - not our child
+                await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(_TAKING_BACK_S)
 
     def _waits_in(self, sandbox: SandboxId) -> bool:
         plans = (pending.read(directory) for directory in self.paths.restores.glob("*"))

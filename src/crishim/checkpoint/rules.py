@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 PREFIX = "crishim_hold_"
 _PRIORITY = -500
+_ENDS = "tcp flags & (fin | rst) != 0 drop;"
+_TUPLES_OUT = (
+    "ip daddr . tcp dport . ip saddr . tcp sport @tcp4",
+    "ip6 daddr . tcp dport . ip6 saddr . tcp sport @tcp6",
+)
 
 
 def new_table() -> str:
@@ -52,10 +57,18 @@ def source(table: str, *, interface: str, lasting: bool, kept: Kept | None) -> s
 
 
 def target(table: str, *, interface: str, kept: Kept | None) -> str:
-    """Drop every frame that comes in; what the restored sockets send first must get out."""
+    """Drop every frame that comes in, and each end of a connection that would go out.
+
+    What the restored sockets send first must get out; but if the restore fails when the sockets are
+    alive already, their end must not reach anybody: another restore may follow.
+    """
     body = _into(kept) if kept else ""
-    chain = _chain("in", interface, hook="ingress", body=body)
-    return f"table netdev {table} {{ {_sets(kept) if kept else ''}{chain}}}"
+    ends = " ".join(f"{match} {_ENDS}" for match in _TUPLES_OUT) if kept else _ENDS
+    return (
+        f"table netdev {table} {{ {_sets(kept) if kept else ''}"
+        f"{_chain('in', interface, hook='ingress', body=body)}"
+        f"{_chain('out', interface, hook='egress', body=ends)}}}"
+    )
 
 
 def syn(table: str, *, interface: str, ports: Collection[int] | None) -> str:
@@ -119,10 +132,7 @@ def _into(kept: Kept) -> str:
 
 def _out_of(kept: Kept) -> str:
     ports = "udp sport @udp_ports drop; " if kept.udp_ports else ""
-    return (
-        "ip daddr . tcp dport . ip saddr . tcp sport @tcp4 drop; "
-        f"ip6 daddr . tcp dport . ip6 saddr . tcp sport @tcp6 drop; {ports}"
-    )
+    return f"{_TUPLES_OUT[0]} drop; {_TUPLES_OUT[1]} drop; {ports}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

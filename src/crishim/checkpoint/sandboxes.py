@@ -243,14 +243,17 @@ class Sandboxes:
             back, and that restore begins anew.
         """
         record = self._records[sandbox]
+        own = self._held.of_sandbox(sandbox)
+        source = self._held.of_addresses(record.preserved.global_addresses)
         if waiting:
+            if source is not None:
+                await self._held.restore_node_hold(source.sandbox)
             await self.put_back(sandbox)
         with contextlib.suppress(NotFound):
-            await sweep(record.netns)
-        for source in self._held.sandboxes():
-            held = self._held.of_sandbox(source)
-            if not waiting and held and set(held.waiting) & set(record.moved):
-                await self._held.hand_over(source)
+            # The sandbox may itself hold the connections of a container that was stopped since.
+            await sweep(record.netns, keep=[own.pod_hold.table] if own and own.pod_hold else [])
+        if not waiting and source is not None and source.sandbox != sandbox:
+            await self._held.hand_over(source.sandbox)
 
     def sandboxes(self) -> list[SandboxId]:
         """Return the sandboxes with a preserved address."""

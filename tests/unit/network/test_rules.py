@@ -20,7 +20,9 @@ def test_the_source_holds_both_ways_and_loopback_the_target_only_what_comes():
     source = rules.source("t", interface="eth0", lasting=True, kept=None)
     target = rules.target("t", interface="eth0", kept=None)
     assert [source.count(word) for word in ("ingress", "egress", '"lo"')] == [2, 1, 1]
-    assert [target.count(word) for word in ("ingress", "egress", '"lo"')] == [1, 0, 0]
+    assert [target.count(word) for word in ("ingress", "egress", '"lo"')] == [1, 1, 0]
+    assert target.count("policy drop") == 1
+    assert "tcp flags & (fin | rst) != 0 drop" in target
 
 
 def test_only_a_passing_hold_ends_with_its_owner():

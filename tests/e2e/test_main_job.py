@@ -217,3 +217,15 @@ def test_refusals_touch_nothing(node, archive):
 def state(node, container: str) -> str:
     """Return the state that CRI reports of a container."""
     return json.loads(node.crictl("inspect", container))["status"]["state"]
+
+
+def test_the_stopped_containers_own_pod_is_refused(node, archive):
+    """A pod whose container was stopped is cut off for good: a restore needs a new one."""
+    pod = node.pod()
+    checkpoint(node, pod.run(), "--stop")
+    revived = pod.create(archive)
+    with pytest.raises(nodes.CommandFailed) as failed:
+        node.crictl("start", revived)
+    assert "restore into a new pod" in failed.value.stderr
+    successor = node.pod()
+    node.crictl("start", successor.create(archive))

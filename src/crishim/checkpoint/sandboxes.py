@@ -14,7 +14,14 @@ import grpc
 from crishim.checkpoint import address
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.hold import TargetHold, sweep
-from crishim.errors import AlreadyExists, Corrupt, CrishimError, NotFound, Unsupported
+from crishim.errors import (
+    AlreadyExists,
+    Corrupt,
+    CrishimError,
+    NotFound,
+    Precondition,
+    Unsupported,
+)
 from crishim.ids import SandboxId, by_prefix
 from crishim.kernel import atomic
 from crishim.kernel.netns import NetnsThread
@@ -139,6 +146,7 @@ class Sandboxes:
         Returns: None where there is nothing to give: no interfaces, or an earlier container of
             the pod brought the address.
         Raises: AlreadyExists: somebody else has an address. Unsupported: several interfaces.
+            Precondition: the sandbox is that of a stopped container, and held.
         On failure: everything is as before.
         """
         async with self._arriving:
@@ -170,6 +178,11 @@ class Sandboxes:
         states: tuple[InterfaceState, ...],
         source: SandboxId | None = None,
     ) -> Arrival | None:
+        if self._held.of_sandbox(sandbox):
+            raise Precondition(
+                "the pod's own container was stopped by a checkpoint, and the pod is cut off",
+                hint="restore into a new pod",
+            )
         if len(states) > 1:
             raise Unsupported("pods with several interfaces keep no address yet")
         if not states or sandbox in self._records:

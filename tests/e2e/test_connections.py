@@ -142,7 +142,8 @@ def test_twenty_times_in_a_row(node):
     for _ in range(20):
         pod, container = move(pod, container)
         client.wait_answers(20)
-    assert_unharmed(client.close())
+    # A node that cannot find the held pod's hardware address any more says so; see docs/next.md.
+    assert_unharmed(client.close(), tolerated="ICMP error")
     assert pod.address == address
     after = leaks.wait_clean(node, before)
     # One container takes another's place: what bears its id has another name, not another number.

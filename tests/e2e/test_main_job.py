@@ -7,8 +7,7 @@ import json
 import pytest
 
 from tests.e2e import nodes
-
-ARCHIVE = "/var/lib/crishim/test.tar"
+from tests.e2e.moves import ARCHIVE, assert_unharmed, checkpoint
 
 
 @pytest.fixture
@@ -16,19 +15,6 @@ def archive(node):
     """Path of an archive on the node that is gone after the test."""
     yield ARCHIVE
     node.exec("rm", "-f", ARCHIVE)
-
-
-def checkpoint(node, container: str, *options: str) -> dict:
-    """Run `crishim checkpoint --json` and return its result."""
-    out = node.exec("crishim", "checkpoint", container, "--json", "--output", ARCHIVE, *options)
-    return json.loads(out.splitlines()[-1])["result"]
-
-
-def assert_unharmed(report: dict) -> None:
-    """Nothing lost, repeated or reset; the counter in memory went on."""
-    assert report["errors"] == []
-    assert report["wire"] == []
-    assert report["counted"] == report["answered"]
 
 
 def test_crictl_checkpoint_leaves_the_container_running(node, archive):

@@ -64,7 +64,6 @@ class Sandbox:
     netns: str
     ready: bool
     host_network: bool
-    shares_pid: bool
 
 
 class Cri:
@@ -106,7 +105,6 @@ class Cri:
             netns="" if host else _netns(_table(_info(answer.info), "runtimeSpec")),
             ready=answer.status.state == api_pb2.SANDBOX_READY,
             host_network=host,
-            shares_pid=options.pid != api_pb2.CONTAINER,
         )
 
     async def containers(self, sandbox: SandboxId | None = None) -> list[api_pb2.Container]:

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,12 +27,11 @@ _GRACE_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
-    """What a program left: exit status, output (cut at 1 MiB), how long it took."""
+    """What a program left: exit status, output (cut at 1 MiB)."""
 
     exit_status: int
     stdout: bytes
     stderr: bytes
-    duration_s: float
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -66,7 +64,6 @@ async def run(
         DeadlineExceeded: the deadline passed; the process group has ended.
     On cancel: the process group is ended first (with `never_kill`: waited for).
     """
-    started = time.monotonic()
     spawning = asyncio.ensure_future(
         _spawn(argv, env=environment(env), with_stdin=stdin is not None)
     )
@@ -88,9 +85,7 @@ async def run(
         raise
     status = process.returncode
     assert status is not None
-    return Completed(
-        exit_status=status, stdout=stdout, stderr=stderr, duration_s=time.monotonic() - started
-    )
+    return Completed(exit_status=status, stdout=stdout, stderr=stderr)
 
 
 async def check(argv: Sequence[str], *, timeout_s: float, stdin: bytes | None = None) -> bytes:

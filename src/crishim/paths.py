@@ -76,6 +76,11 @@ class Paths:
         """Return the record of the stopped container of one sandbox."""
         return self.held / f"{sandbox}.json"
 
+    @property
+    def restored(self) -> Path:
+        """Parent of the marks of containers that were restored once, by pod."""
+        return self.state / "restored"
+
     def restored_pod(self, pod_uid: str) -> Path:
         """Return the directory that remembers which containers of a pod were restored."""
-        return self.state / "restored" / pod_uid
+        return self.restored / pod_uid

@@ -124,11 +124,15 @@ def test_a_disk_without_inodes(node, served):
 
 
 def test_a_disk_that_fills_up_while_criu_writes(node, served):
-    """CRIU fails in the middle of the pause, its log too; what there is of that is kept."""
+    """CRIU fails in the middle of the pause; what there is of its log is kept.
+
+    The log is on the same disk and ends at an arbitrary place, so that the error holds either
+    CRIU's own line or, where that was cut off, what runc has made of its end.
+    """
     with small_disk(node, "/var/lib/crishim/dumps", "size=40k"):
         error = refused(node, served)
         assert "runc checkpoint failed" in error
-        assert "criu failed" in error
+        assert "No space left on device" in error or "criu failed" in error
         log = error.partition("whole log: ")[2].partition(")")[0]
         assert "(00.0" in node.exec("cat", log)
     node.crictl("checkpoint", "--export", ARCHIVE, served)

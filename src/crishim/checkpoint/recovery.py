@@ -21,7 +21,7 @@ from crishim.ids import ContainerId
 from crishim.kernel import atomic, tree
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
     from pathlib import Path
 
     from crishim.checkpoint.held import Held
@@ -86,6 +86,8 @@ class Recovery:
 
     def _files(self) -> None:
         """Thaw what a dump has left frozen and remove its files, unless its guardian is at it."""
+        for records in self._record_directories():
+            atomic.sweep_unfinished(records)
         directories = {self.paths.store, KUBELET_DIRECTORY}
         for work in self.paths.dumps.glob("*"):
             lock = atomic.try_lock(work / "lock")
@@ -104,6 +106,12 @@ class Recovery:
             if directory.is_dir():
                 for name in sweep_partials(directory):
                     _log.warning("removed the unfinished checkpoint %s", name)
+
+    def _record_directories(self) -> Iterator[Path]:
+        yield self.paths.held
+        yield self.paths.sandboxes
+        yield from self.paths.restores.glob("*")
+        yield from self.paths.restored.glob("*")
 
     async def _restore(self, directory: Path) -> None:
         await body.recover(directory, records=self.records)

@@ -38,8 +38,7 @@ class Restored:
 
     def keep_only(self, pod_uids: Collection[str]) -> None:
         """Drop the marks of all pods but these."""
-        parent = self._paths.restored_pod("x").parent
-        for path in parent.glob("*"):
+        for path in self._paths.restored.glob("*"):
             if path.name not in pod_uids:
                 tree.remove_tree(path)
 

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import secrets
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.new")
 
 
 @contextlib.contextmanager
@@ -74,6 +76,14 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             os.unlink(temporary)
         raise
     fsync_dir(path.parent)
+
+
+def sweep_unfinished(directory: Path) -> None:
+    """Remove what `write_file` calls of a killed process have left; only while nobody writes."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for name in os.listdir(directory):
+            if _UNFINISHED.fullmatch(name):
+                os.unlink(directory / name)
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:

@@ -46,6 +46,15 @@ def runc_error(log: Path) -> str:
     return message
 
 
+def last_lines(output: bytes, *, max_chars: int = 500) -> str:
+    """Return the whole lines at the end of what a tool has printed."""
+    text = output.decode(errors="replace").strip()
+    if len(text) <= max_chars:
+        return text
+    cut = text[-max_chars:]
+    return cut.partition("\n")[2] or cut
+
+
 def _tail(log: Path) -> str:
     try:
         with log.open("rb") as file:

@@ -178,7 +178,7 @@ async def checkpoint(runc: Runc, container: ContainerId, options: CheckpointOpti
         raise ToolFailed(
             "runc checkpoint",
             done.exit_status,
-            details=details or done.stderr.decode(errors="replace")[-500:].strip(),
+            details=details or logs.last_lines(done.stderr),
             log_path=str(options.kept_logs / (criu_log if criu_log.exists() else log).name),
         )
 
@@ -186,6 +186,6 @@ async def checkpoint(runc: Runc, container: ContainerId, options: CheckpointOpti
 async def _verb(runc: Runc, words: list[str]) -> bytes:
     done = await process.run(runc.argv(*words), timeout_s=_TIMEOUT_S)
     if done.exit_status != 0:
-        text = done.stderr.decode(errors="replace").strip()
-        raise ToolFailed(f"runc {words[0]}", done.exit_status, details=text[-500:])
+        details = logs.last_lines(done.stderr)
+        raise ToolFailed(f"runc {words[0]}", done.exit_status, details=details)
     return done.stdout

@@ -24,6 +24,15 @@ def test_failed_write_keeps_the_old_content(tmp_path):
     assert os.listdir(tmp_path) == ["state"]
 
 
+def test_sweep_removes_what_a_killed_writer_has_left(tmp_path):
+    atomic.write_file(tmp_path / "state.json", b"whole")
+    (tmp_path / ".state.json.0badcafe.new").write_bytes(b"ha")
+    (tmp_path / "mine.new").write_bytes(b"")
+    atomic.sweep_unfinished(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["mine.new", "state.json"]
+    atomic.sweep_unfinished(tmp_path / "none")
+
+
 def test_lock_excludes_until_its_descriptor_is_closed(tmp_path):
     first = atomic.try_lock(tmp_path / "lock")
     assert first is not None

@@ -23,7 +23,8 @@ from crishim import __version__
 from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
 from crishim.checkpoint import removal
 from crishim.checkpoint.doctor.examine import examine
-from crishim.checkpoint.dump import Dumper
+from crishim.checkpoint.dump import Shared
+from crishim.checkpoint.dumper import Dumper
 from crishim.checkpoint.flow import to_the_end
 from crishim.checkpoint.handover import Handovers
 from crishim.checkpoint.held import Held
@@ -189,15 +190,17 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
     dumper = Dumper(
         cri=cri,
         records=records,
-        paths=paths,
         namespace=namespace,
         store=store,
-        locks=locks,
         turns=Turns(config.checkpoint.parallel),
-        held=held,
-        handovers=handovers,
         pins=pins,
-        drain_timeout_s=config.checkpoint.drain_timeout_s,
+        shared=Shared(
+            paths=paths,
+            locks=locks,
+            held=held,
+            handovers=handovers,
+            drain_timeout_s=config.checkpoint.drain_timeout_s,
+        ),
     )
     restorer = Restorer(
         cri=cri,

@@ -26,6 +26,7 @@ from crishim.kernel.atomic import fsync_dir, lock_fd, pwrite_all, storage_errors
 from crishim.kernel.splice import copy_range
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 IMAGE_DIRECTORY = "checkpoint/"
@@ -50,6 +51,8 @@ class ArchiveWriter:
         self._partial = partial
         self._fd = fd
         self._end = 0
+        self._before_member = 0
+        self._prepared = 0
         self._entries: list[_Entry] = []
         self._member: _Entry | None = None
 
@@ -88,13 +91,16 @@ class ArchiveWriter:
     def prepare(self, expected_bytes: int) -> None:
         """Write zeros where the next entries will lie, so that writing them is quicker.
 
-        The file's blocks and its pages in memory then exist already.
+        The file's blocks and its pages in memory then exist already. May be repeated after more
+        entries: only what is missing is written.
         Raises: NoSpace: the disk cannot hold that much.
         """
+        start, end = max(self._end, self._prepared), self._end + expected_bytes
         with self._errors():
-            os.posix_fallocate(self._fd, self._end, max(expected_bytes, 1))
-            for offset in range(self._end, self._end + expected_bytes, len(_ZEROS)):
-                pwrite_all(self._fd, _ZEROS, offset)
+            os.posix_fallocate(self._fd, start, max(end - start, 1))
+            for offset in range(start, end, len(_ZEROS)):
+                pwrite_all(self._fd, _ZEROS[: end - offset], offset)
+        self._prepared = max(end, self._prepared)
 
     def begin_member(self, name: str) -> int:
         """Open an entry of unknown size, its data on a page boundary.
@@ -102,6 +108,7 @@ class ArchiveWriter:
         Returns: the offset in the file where the caller writes the data, one after the other.
         """
         assert self._member is None, "one open member at a time"
+        self._before_member = self._end
         at_least = self._end + 3 * tarformat.BLOCK_BYTES
         offset = -(-at_least // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
         fill_bytes = offset - self._end - 2 * tarformat.BLOCK_BYTES
@@ -109,6 +116,11 @@ class ArchiveWriter:
             self._append(tarformat.build_pax({}, fill_bytes=fill_bytes))
         self._member = _Entry(name, offset, 0)
         return offset
+
+    def drop_member(self) -> None:
+        """Forget the open entry: the next one takes its place."""
+        assert self._member is not None
+        self._end, self._member = self._before_member, None
 
     def end_member(self, end: int) -> None:
         """Close the open entry; its data ends at this offset in the file."""
@@ -163,11 +175,16 @@ class ArchiveWriter:
         """Make what has been written durable and compute the digests, both at the same time."""
         with self._errors(), ThreadPoolExecutor(1, "archive-fsync") as executor:
             syncing = executor.submit(os.fsync, self._fd)
-            self._digest()
+            self.digest()
             syncing.result()
 
-    def _digest(self) -> None:
+    def digest(self, known: Mapping[str, str] | None = None) -> None:
+        """Compute the digests of the entries so far, but for those that were computed before.
+
+        Args: known: digests of entries, by name, that somebody else has computed.
+        """
         for entry in self._entries:
+            entry.digest = entry.digest or (known or {}).get(entry.name, "")
             entry.digest = entry.digest or digest_range(self._fd, entry.offset, entry.size)
 
     def commit(self, manifest: manifests.Manifest) -> int:
@@ -191,7 +208,7 @@ class ArchiveWriter:
         Raises: as `commit`.
         """
         with self._errors():
-            self._digest()
+            self.digest()
             self._complete(manifest)
             os.rename(self._partial, self._target)
 

@@ -1,7 +1,8 @@
 """Which blocks of a large file changed since it was copied, told by their digests.
 
 A database file or a log of a gigabyte that is written to between the passes must not be copied
-whole during the pause: reading and hashing it again takes a third of the time and no memory.
+whole during the pause: reading and hashing it again takes a third of the time and no memory. A
+block is small, because one changed page costs a whole one.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING
 import xxhash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-BLOCK_BYTES = 256 << 10
+BLOCK_BYTES = 64 << 10
 
 
 def block_digests(fd: int, offset: int, size: int) -> list[bytes]:
@@ -36,6 +37,25 @@ def changed_extents(fd: int, size: int, digests: Sequence[bytes]) -> list[tuple[
         else:
             extents.append((start, length))
     return extents
+
+
+def patched_digests(
+    digests: Sequence[bytes], size: int, extents: Iterable[tuple[int, int]], fd: int, offset: int
+) -> list[bytes]:
+    """Return the digests of a content after `changed_extents` of it were copied.
+
+    Args: size: of the whole content now. fd, offset: where the copies lie, one after the other.
+    """
+    patched = list(digests[: _count(size)])
+    for start, length in extents:
+        first = start // BLOCK_BYTES
+        patched[first : first + _count(length)] = block_digests(fd, offset, length)
+        offset += length
+    return patched
+
+
+def _count(size: int) -> int:
+    return -(-size // BLOCK_BYTES)
 
 
 def _blocks(fd: int, offset: int, size: int) -> Iterator[tuple[int, int, bytes]]:

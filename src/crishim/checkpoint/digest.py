@@ -18,6 +18,21 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 512 << 10
 
 
+class RunningDigest:
+    """The digest of what is fed to it piece by piece."""
+
+    def __init__(self) -> None:
+        self._state = xxhash.xxh3_128()
+
+    def update(self, data: memoryview) -> None:
+        """Add the next piece."""
+        self._state.update(data)
+
+    def result(self) -> str:
+        """Return the digest of everything so far, as 32 hexadecimal digits."""
+        return self._state.hexdigest()
+
+
 def digest_bytes(data: bytes) -> str:
     """Return the digest of bytes in memory, as 32 hexadecimal digits."""
     return xxhash.xxh3_128_hexdigest(data)
@@ -33,7 +48,7 @@ def digest_range(
     Args: progress: told the bytes of each step; called in the thread of the caller.
     Raises: Corrupt: the file ends before.
     """
-    state = xxhash.xxh3_128()
+    state = RunningDigest()
     view = memoryview(bytearray(min(_CHUNK_BYTES, max(size, 1))))
     end = offset + size
     while offset < end:
@@ -44,4 +59,4 @@ def digest_range(
         offset += count
         if progress is not None:
             progress(count)
-    return state.hexdigest()
+    return state.result()

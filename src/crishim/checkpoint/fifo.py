@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crishim.checkpoint.archive import ArchiveWriter
+    from crishim.checkpoint.trail import Trail
 
 
 class FifoReceiver:
@@ -37,10 +38,19 @@ class FifoReceiver:
         image_dir: CRIU's empty image directory.
         count: how many page images at most are received; CRIU makes ordinary files of the rest,
             which stay in the directory.
+        trail: told what has arrived; None if nobody wants to know.
     """
 
-    def __init__(self, writer: ArchiveWriter, image_dir: Path, *, count: int) -> None:
+    def __init__(
+        self,
+        writer: ArchiveWriter,
+        image_dir: Path,
+        *,
+        count: int,
+        trail: Trail | None = None,
+    ) -> None:
         self._writer = writer
+        self._trail = trail
         self._dir = image_dir
         self._count = count
         self._numbers: dict[int, int] = {}
@@ -107,8 +117,7 @@ class FifoReceiver:
             # CRIU numbers its page images as it opens them and closes one before the next.
             for fd in sorted(ready, key=self._numbers.__getitem__):
                 if self._current is None:
-                    name = f"{IMAGE_DIRECTORY}pages-{self._numbers[fd]}.img"
-                    self._current = (fd, self._writer.begin_member(name))
+                    self._current = (fd, self._writer.begin_member(self._name(fd)))
                 elif self._current[0] != fd:
                     raise Unsupported("CRIU writes two page images at the same time")
                 self._drain(fd)
@@ -141,6 +150,8 @@ class FifoReceiver:
         assert self._current is not None
         start = offset = self._current[1]
         while count := splice_some(fd, self._writer.fd, offset):
+            if self._trail is not None:
+                self._trail.arrived(self._name(fd), offset, offset + count)
             offset += count
         self._received_bytes += offset - start
         self._current = (fd, offset)
@@ -148,6 +159,9 @@ class FifoReceiver:
             self._current = None
             self._forget(fd)
             self._writer.end_member(offset)
+
+    def _name(self, fd: int) -> str:
+        return f"{IMAGE_DIRECTORY}pages-{self._numbers[fd]}.img"
 
     def _forget(self, fd: int) -> None:
         self._poll.unregister(fd)

@@ -27,16 +27,21 @@ class Handover:
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self._held: asyncio.Future[None] = loop.create_future()
-        self._archive: asyncio.Future[Path] = loop.create_future()
+        self._archive: asyncio.Future[tuple[Path, Path | None]] = loop.create_future()
         self._over = asyncio.Event()
+        self.image_directory: Path | None = None
+        """Where the restore would like to find the page images as files; set once it is there."""
 
     def connections_are_held(self) -> None:
         """Say, as the dump, that nobody answers for the source's connections any more."""
         self._held.set_result(None)
 
-    def archive_appeared(self, archive: Path) -> None:
-        """Say, as the dump, that the source will never go on: the point of no return."""
-        self._archive.set_result(archive)
+    def archive_appeared(self, archive: Path, images: Path | None) -> None:
+        """Say, as the dump, that the source will never go on: the point of no return.
+
+        Args: images: `image_directory` if the page images are there, else None.
+        """
+        self._archive.set_result((archive, images))
 
     def dump_ended(self) -> None:
         """Say, as the dump, that nothing more will come of it."""
@@ -55,8 +60,11 @@ class Handover:
         """Wait, as the restore, for the dump's pause; raise Precondition if the dump fails."""
         await asyncio.shield(self._held)
 
-    async def wait_archive(self) -> Path:
-        """Wait, as the restore, for the archive; raise Precondition if the dump fails."""
+    async def wait_archive(self) -> tuple[Path, Path | None]:
+        """Wait, as the restore, for the archive; raise Precondition if the dump fails.
+
+        Returns: the archive; `image_directory` if the page images are there.
+        """
         return await asyncio.shield(self._archive)
 
     def restore_ended(self) -> None:

@@ -59,9 +59,7 @@ class ImageDirectories:
                 self._in_place = False
                 _log.info("archives are unpacked for restores, not mounted: %s", error)
                 await asyncio.to_thread(remove_images, work_dir)
-        unpacked = image_path(work_dir)
-        await asyncio.to_thread(make_private_dir, unpacked.parent)
-        await asyncio.to_thread(make_private_dir, unpacked)
+        unpacked = await asyncio.to_thread(make_image_path, work_dir)
         _log.debug("unpacking %d images", len(images))
         await asyncio.to_thread(archive.extract_images, unpacked)
         return unpacked
@@ -70,6 +68,14 @@ class ImageDirectories:
 def image_path(work_dir: Path) -> Path:
     """Return where the images are, once they are made."""
     return work_dir / _TREE / IMAGE_DIRECTORY.rstrip("/")
+
+
+def make_image_path(work_dir: Path) -> Path:
+    """Make the directory for images as files, empty; `image_path(work_dir)` is returned."""
+    path = image_path(work_dir)
+    for directory in (work_dir, path.parent, path):
+        make_private_dir(directory)
+    return path
 
 
 def warm(directory: Path) -> None:

@@ -1,9 +1,10 @@
-"""Capture of a container's writable layer from its overlay's upper directory, in two passes.
+"""Capture of a container's writable layer from its overlay's upper directory, in three passes.
 
-The first pass copies everything while the container runs; whatever may have been torn is
-remembered. The second runs during the pause and writes only what changed since. The directory is
-hostile: its owner swaps files for links and devices while we walk, so each entry is opened as a
-path first (O_PATH), looked at, and only then read. All calls block; use them from a thread.
+The first copies everything while the container runs, which may take long; the second catches up
+with what changed meanwhile, so that the last, during the pause, finds little. Whatever may have
+been torn is remembered and written again by the next pass. The directory is hostile: its owner
+swaps files for links and devices while we walk, so each entry is opened as a path first (O_PATH),
+looked at, and only then read. All calls block; use them from a thread.
 Source: kernel Documentation/filesystems/overlayfs.rst; OCI image-spec layer.md (whiteouts).
 """
 
@@ -17,7 +18,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint.blocks import block_digests, changed_extents
+from crishim.checkpoint.blocks import changed_extents, patched_digests
 from crishim.checkpoint.layer_write import LayerWriter, is_sparse
 from crishim.errors import DeadlineExceeded, Unsupported
 from crishim.kernel.atomic import storage_errors
@@ -25,8 +26,8 @@ from crishim.kernel.atomic import storage_errors
 if TYPE_CHECKING:
     from crishim.kernel.mounts import Overlay
 
-FIRST_MEMBER = "rootfs-diff.tar"
-SECOND_MEMBER = "rootfs-diff.2.tar"
+MEMBERS = ("rootfs-diff.tar", "rootfs-diff.2.tar", "rootfs-diff.3.tar")
+"""Where an archive keeps what each pass has found, in the order in which they are applied."""
 
 _DEPTH_MAX = 256
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -36,7 +37,7 @@ _CLOCK_TICK_NS = 20_000_000
 being read may have been written again without a new time."""
 
 _PATCH_BYTES_MIN = 8 << 20
-"""Files from this size on are hashed in the first pass, so that the second writes changes only."""
+"""Files from this size on are hashed as they are copied: later passes write only changed blocks."""
 
 _Mark = tuple[int, int]
 """Inode number and change time: a change of content or attributes always moves the latter."""
@@ -60,7 +61,7 @@ def keeps_xattr(name: str) -> bool:
 
 
 class LayerCapture:
-    """The capture of one upper directory; one object serves both passes."""
+    """The capture of one upper directory; one object serves all passes."""
 
     def __init__(self, overlay: Overlay) -> None:
         self._overlay = overlay
@@ -71,8 +72,8 @@ class LayerCapture:
         self._cancelled = threading.Event()
         self._entries = 0
         self._links: dict[int, _Links] = {}
-        self._digests: dict[bytes, list[bytes]] = {}
-        self._first = True
+        self._digests: dict[int, list[bytes]] = {}
+        self._first = self._last = False
         self._fd = -1
         self._writer: LayerWriter
 
@@ -84,14 +85,25 @@ class LayerCapture:
         Raises: Unsupported: the overlay uses features that keep data elsewhere. NoSpace.
             DeadlineExceeded: after `cancel`.
         """
+        self._first = True
         end, _ = self._pass(fd, offset)
+        self._first = False
         return end
 
-    def second_pass(self, fd: int, offset: int, *, always: frozenset[str]) -> int | None:
-        """Write what changed since the first pass; the container must be paused.
+    def catch_up(self, fd: int, offset: int) -> int | None:
+        """Write what changed since the first pass, while the container still runs.
+
+        Returns: the offset behind the tar, or None if nothing changed.
+        Raises: as `first_pass`.
+        """
+        end, entries = self._pass(fd, offset)
+        return end if entries else None
+
+    def last_pass(self, fd: int, offset: int, *, always: frozenset[str]) -> int | None:
+        """Write what changed since the pass before; the container must be paused.
 
         Args: always: absolute paths, as the container sees them, of files that were mapped
-            writable and shared at the first pass or are now: writing to memory moves no time.
+            writable and shared at an earlier pass or are now: writing to memory moves no time.
         Returns: the offset behind the tar, or None if nothing changed.
         Raises: as `first_pass`.
         """
@@ -99,7 +111,7 @@ class LayerCapture:
             with contextlib.suppress(OSError):
                 file = self._overlay.upper / path.lstrip("/")
                 self._redo.add(os.lstat(file).st_ino)
-        self._first = False
+        self._last = True
         end, entries = self._pass(fd, offset)
         return end if entries else None
 
@@ -204,7 +216,7 @@ class LayerCapture:
     def _write(self, fd: int, path: str, status: os.stat_result, *, patch: bool) -> None:
         """Write what is no directory.
 
-        Args: patch: this path had the same inode in the first pass. Only then do all its links at
+        Args: patch: this path had the same inode in the pass before. Only then do all its links at
             the target stand for links of it here, or are written again.
         """
         kind = stat.S_IFMT(status.st_mode)
@@ -212,8 +224,6 @@ class LayerCapture:
             return
         name = os.fsencode(path)
         self._entries += 1
-        if self._first:
-            self._digests.pop(name, None)
         if kind == stat.S_IFCHR and status.st_rdev == 0:
             self._writer.whiteout(name)
             return
@@ -223,8 +233,6 @@ class LayerCapture:
             links.missing -= 1
             if links.first != name:
                 self._writer.hard_link(name, links.first, status)
-                if self._first and links.first in self._digests:
-                    self._digests[name] = self._digests[links.first]
                 return
         xattrs = self._xattrs(fd, path)
         if self._overlay.xattr_prefix + "whiteout" in xattrs:
@@ -249,18 +257,24 @@ class LayerCapture:
         """Write a regular file; with `patch` only what changed, if its old content is known."""
         fd = os.open(f"/proc/self/fd/{path_fd}", _READ)
         try:
-            digests = self._digests.get(name)
+            digests = self._digests.pop(status.st_ino, None)
             # A patch has no way to say where a hole has come to be.
             if patch and digests is not None and not is_sparse(status):
                 extents = changed_extents(fd, status.st_size, digests)
-                self._writer.patch(name, status, xattrs, fd, extents)
-                return
-            content = self._writer.file(name, status, xattrs, fd)
+                content = self._writer.patch(name, status, xattrs, fd, extents)
+            else:
+                digests, extents = [], [(0, status.st_size)]
+                content = self._writer.file(name, status, xattrs, fd)
+                if content.sparse or status.st_size < _PATCH_BYTES_MIN:
+                    digests = None
             if not content.whole or _mark(os.fstat(fd)) != _mark(status):
                 self._redo.add(status.st_ino)
-            if self._first and status.st_size >= _PATCH_BYTES_MIN and content.offset is not None:
+            if digests is not None and not self._last:
+                # Of what was written, which may differ from what is there by now.
                 self._writer.flush()
-                self._digests[name] = block_digests(self._fd, content.offset, status.st_size)
+                self._digests[status.st_ino] = patched_digests(
+                    digests, status.st_size, extents, self._fd, content.offset
+                )
         finally:
             os.close(fd)
 

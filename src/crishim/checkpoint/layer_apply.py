@@ -14,7 +14,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint import tarformat
-from crishim.checkpoint.layer import FIRST_MEMBER, SECOND_MEMBER, keeps_xattr
+from crishim.checkpoint.layer import MEMBERS, keeps_xattr
 from crishim.checkpoint.layer_read import (
     OPAQUE,
     PATCHED,
@@ -71,7 +71,7 @@ def apply_layer(
             tree = _Tree(upper_fd)
             stack.callback(tree.close)
             applier = _Applier(archive.fd, tree, overlay.xattr_prefix, device_allowed)
-            for name in (FIRST_MEMBER, SECOND_MEMBER):
+            for name in MEMBERS:
                 if member := archive.members.get(name):
                     for entry in read_layer(archive.fd, member.offset, member.size):
                         applier.apply(entry)

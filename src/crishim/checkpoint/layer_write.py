@@ -3,8 +3,8 @@
 The format is PAX with what OCI and GNU made common: whiteouts as `.wh.NAME`, opaque directories as
 `.wh..wh..opq`, attributes as SCHILY.xattr.*, sparse files in GNU's format 1.0. Three records are
 our own: CRISHIM.literal marks a real file whose name looks like a whiteout, CRISHIM.removed a
-whiteout that means "was in the first pass, is gone from the upper directory now", CRISHIM.patch a
-sparse file whose holes are what the first pass copied.
+whiteout that means "was in an earlier pass, is gone from the upper directory now", CRISHIM.patch a
+sparse file whose holes are what earlier passes copied.
 This module knows no directories and no passes; `layer_read` is its counterpart.
 """
 
@@ -44,11 +44,13 @@ class Content:
 
     Attributes:
         whole: False if the file got shorter meanwhile; zeros stand for what was missing.
-        offset: where it lies in one piece in the file that takes the layer; None if in parts.
+        offset: where it lies in the file that takes the layer, without the holes.
+        sparse: it has holes.
     """
 
     whole: bool
-    offset: int | None
+    offset: int
+    sparse: bool
 
 
 class LayerWriter:
@@ -79,7 +81,7 @@ class LayerWriter:
         self._mark(_whiteout_name(path))
 
     def removed(self, path: bytes) -> None:
-        """Write that an entry of the first pass is gone, and hides nothing."""
+        """Write that an entry of an earlier pass is gone, and hides nothing."""
         self._mark(_whiteout_name(path), {REMOVED: b"1"})
 
     def hard_link(self, path: bytes, target: bytes, status: os.stat_result) -> None:
@@ -110,10 +112,10 @@ class LayerWriter:
         header = _header(path, tarformat.REGULAR, status, xattrs)
         extents = _extents(fd, size) if is_sparse(status) else [(0, size)]
         if extents != [(0, size)]:
-            return Content(whole=self._sparse(header, fd, extents, size), offset=None)
+            return self._sparse(header, fd, extents, size)
         self._entry(replace(header, size=size))
         offset = self._offset + len(self._buffer)
-        return Content(whole=self._content(fd, extents), offset=offset)
+        return Content(whole=self._content(fd, extents), offset=offset, sparse=False)
 
     def patch(
         self,
@@ -122,11 +124,11 @@ class LayerWriter:
         xattrs: Mapping[bytes, bytes],
         fd: int,
         extents: list[tuple[int, int]],
-    ) -> None:
+    ) -> Content:
         """Write what changed in a regular file that an earlier layer holds at this path."""
         header = _header(path, tarformat.REGULAR, status, xattrs)
         header = replace(header, pax={**header.pax, PATCH: b"1"})
-        self._sparse(header, fd, extents, status.st_size)
+        return self._sparse(header, fd, extents, status.st_size)
 
     def flush(self) -> None:
         """Hand everything written so far to the file."""
@@ -136,8 +138,8 @@ class LayerWriter:
 
     def _sparse(
         self, header: tarformat.Header, fd: int, extents: list[tuple[int, int]], size: int
-    ) -> bool:
-        """Write parts of a file and a map of them; tell whether nothing was missing."""
+    ) -> Content:
+        """Write parts of a file and a map of them."""
         sparse_map = _sparse_map(extents, size)
         records = {
             b"GNU.sparse.major": b"1",
@@ -148,7 +150,8 @@ class LayerWriter:
         data_bytes = len(sparse_map) + sum(length for _, length in extents)
         self._entry(replace(header, size=data_bytes, pax={**header.pax, **records}))
         self._buffer += sparse_map
-        return self._content(fd, extents)
+        offset = self._offset + len(self._buffer)
+        return Content(whole=self._content(fd, extents), offset=offset, sparse=True)
 
     def _mark(self, name: bytes, pax: Mapping[bytes, bytes] | None = None) -> None:
         self._entry(tarformat.Header(name=name, mode=0, pax=pax or {}))

@@ -153,8 +153,9 @@ class ArchiveReader:
             os.close(fd)
 
     def extract_images(self, directory: Path) -> int:
-        """Write CRIU's images into an empty directory, 0600 each; return their total size.
+        """Write CRIU's images into a directory, 0600 each; return their total size.
 
+        What is there already is taken for a copy of the same entry.
         Raises: NotFound: the archive has none. NoSpace: the disk is full; the caller removes the
             directory.
         """
@@ -162,8 +163,10 @@ class ArchiveReader:
         with storage_errors(f"cannot unpack {self.path}"):
             dir_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
+                there = {IMAGE_DIRECTORY + name for name in os.listdir(directory)}
                 for member in images:
-                    self._extract(member, dir_fd)
+                    if member.name not in there:
+                        self._extract(member, dir_fd)
             finally:
                 os.close(dir_fd)
         return sum(member.size for member in images)

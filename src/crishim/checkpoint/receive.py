@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from crishim.checkpoint import address, body, compare, describe, logs, pending, pids
 from crishim.checkpoint.flow import in_thread, to_the_end, unbroken
-from crishim.checkpoint.images import image_path, warm
+from crishim.checkpoint.images import image_path, make_image_path, remove_images, warm
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import resolve
 from crishim.checkpoint.restore import plan_of, runc_options
@@ -124,9 +124,9 @@ class _Reception:
             with step("arrive", deadline=False):
                 await arrival.begin()
             with step("memory", deadline=False):
-                path = await self._handover.wait_archive()
+                path, copied = await self._handover.wait_archive()
             with step("images", deadline=False):
-                await self._unpack(created, path)
+                await self._unpack(created, path, copied)
             with step("restore", deadline=False):
                 await self._start(created)
             with step("release", deadline=False):
@@ -176,6 +176,7 @@ class _Reception:
         images = self._directory / "images"
         await in_thread(tree.make_private_dir, self._directory)
         await in_thread(tree.make_private_dir, self._directory / "work")
+        self._handover.image_directory = await in_thread(make_image_path, images)
         facts = await runcs.facts(runc.binary)
         wrapper = await in_thread(
             lambda: pending.write(
@@ -208,10 +209,18 @@ class _Reception:
         finally:
             await asyncio.gather(warming, return_exceptions=True)
 
-    async def _unpack(self, created: Container, path: Path) -> None:
+    async def _unpack(self, created: Container, path: Path, copied: Path | None) -> None:
+        """Make the images ready, write layer and log.
+
+        Args: copied: where the dump has put the page images already; None if nowhere.
+        """
         with await in_thread(ArchiveReader.open, path) as archive:
             await pids.make_room(created.spec, archive.members)
-            await self._restorer.images.make(archive, self._directory / "images")
+            if copied is None:
+                await in_thread(remove_images, self._directory / "images")
+                await self._restorer.images.make(archive, self._directory / "images")
+            else:
+                await in_thread(archive.extract_images, copied)
             await self._restorer.write_layer(created, archive)
             if created.status.log_path:
                 await in_thread(logs.carry, archive, Path(created.status.log_path))

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import body, dump, guardian, pending
+from crishim.checkpoint import body, guardian, pending, workspace
 from crishim.checkpoint.archive import sweep_partials
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.heldrecord import is_committed
@@ -96,8 +96,8 @@ class Recovery:
             try:
                 record = self.held.of_container(work.name)
                 if record is None or not is_committed(record):
-                    dump.thaw_abandoned(work)
-                if (directory := dump.archive_directory(work)) is not None:
+                    workspace.thaw_abandoned(work)
+                if (directory := workspace.archive_directory(work)) is not None:
                     directories.add(directory)
                 tree.remove_tree(work)
             finally:

@@ -35,7 +35,7 @@ from crishim.ids import container_id, sandbox_id
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from crishim.checkpoint.dump import Dumper
+    from crishim.checkpoint.dumper import Dumper
     from crishim.checkpoint.held import Held
     from crishim.checkpoint.locks import Locks
     from crishim.checkpoint.restore import Restorer

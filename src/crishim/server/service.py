@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from crishim.checkpoint.doctor.finding import Finding
-    from crishim.checkpoint.dump import Dumper
+    from crishim.checkpoint.dumper import Dumper
     from crishim.checkpoint.receive import Receiver
     from crishim.checkpoint.request import DumpResult
     from crishim.checkpoint.restore import Restorer

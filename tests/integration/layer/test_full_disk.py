@@ -8,7 +8,7 @@ import pytest
 
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.fifo import FifoReceiver
-from crishim.checkpoint.layer import FIRST_MEMBER, LayerCapture
+from crishim.checkpoint.layer import MEMBERS, LayerCapture
 from crishim.checkpoint.layer_apply import apply_layer
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.errors import NoSpace
@@ -51,7 +51,7 @@ def test_layer_larger_than_the_disk(source: OverlayRoot, small_disk: Path):
     with source.mounted() as root:
         (root / "large").write_bytes(bytes(range(256)) * (8 << 12))
         with ArchiveWriter.create(small_disk / "a.tar") as writer, pytest.raises(NoSpace):
-            LayerCapture(source.overlay).first_pass(writer.fd, writer.begin_member(FIRST_MEMBER))
+            LayerCapture(source.overlay).first_pass(writer.fd, writer.begin_member(MEMBERS[0]))
     assert os.listdir(small_disk) == []
 
 
@@ -59,7 +59,7 @@ def test_restored_layer_larger_than_the_disk(source: OverlayRoot, small_disk: Pa
     with source.mounted() as root, ArchiveWriter.create(tmp_path / "a.tar") as writer:
         (root / "large").write_bytes(bytes(range(256)) * (8 << 12))
         capture = LayerCapture(source.overlay)
-        writer.end_member(capture.first_pass(writer.fd, writer.begin_member(FIRST_MEMBER)))
+        writer.end_member(capture.first_pass(writer.fd, writer.begin_member(MEMBERS[0])))
         writer.commit(manifest())
     overlay = mounts.overlay_from_options([f"upperdir={small_disk}", "workdir=/w", "lowerdir=/l"])
     with (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crishim.checkpoint.archive import ArchiveWriter
-from crishim.checkpoint.layer import FIRST_MEMBER, SECOND_MEMBER
+from crishim.checkpoint.layer import MEMBERS
 from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.errors import Corrupt, Precondition, Unsupported
@@ -54,9 +54,9 @@ def apply(tmp_path: Path, first: bytes, second: bytes | None = None, *, allowed=
     upper = tmp_path / "upper"
     upper.mkdir(exist_ok=True)
     with ArchiveWriter.create(tmp_path / "a.tar") as writer:
-        writer.add_bytes(FIRST_MEMBER, first)
+        writer.add_bytes(MEMBERS[0], first)
         if second is not None:
-            writer.add_bytes(SECOND_MEMBER, second)
+            writer.add_bytes(MEMBERS[1], second)
         writer.commit(manifest())
     overlay = overlay_of_snapshot(
         [("overlay", "overlay", ["lowerdir=/l", f"upperdir={upper}", "workdir=/w"])]

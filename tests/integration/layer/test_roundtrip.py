@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from crishim.checkpoint.archive import ArchiveWriter
-from crishim.checkpoint.layer import FIRST_MEMBER, SECOND_MEMBER, LayerCapture
+from crishim.checkpoint.layer import MEMBERS, LayerCapture
 from crishim.checkpoint.layer_apply import apply_layer
 from crishim.checkpoint.reader import ArchiveReader
 from tests.integration.layer.conftest import OverlayRoot
@@ -29,17 +29,24 @@ def travel(
     *,
     before: Change,
     between: Change = nothing,
+    later: Change = nothing,
     always: frozenset[str] = frozenset(),
 ) -> tuple[dict[str, dict[str, object]], dict[str, dict[str, object]]]:
     """Capture `source`, apply it to `target`, return both merged views."""
     capture = LayerCapture(source.overlay)
     with source.mounted() as root, ArchiveWriter.create(archive) as writer:
         before(root)
-        writer.end_member(capture.first_pass(writer.fd, writer.begin_member(FIRST_MEMBER)))
+        writer.end_member(capture.first_pass(writer.fd, writer.begin_member(MEMBERS[0])))
         between(root)
-        with open(archive.with_suffix(".2"), "w+b") as second:
-            if capture.second_pass(second.fileno(), 0, always=always) is not None:
-                writer.add_file(SECOND_MEMBER, second.fileno())
+        end = capture.catch_up(writer.fd, writer.begin_member(MEMBERS[1]))
+        if end is None:
+            writer.drop_member()
+        else:
+            writer.end_member(end)
+        later(root)
+        with open(archive.with_suffix(".last"), "w+b") as last:
+            if capture.last_pass(last.fileno(), 0, always=always) is not None:
+                writer.add_file(MEMBERS[2], last.fileno())
         writer.commit(manifest())
         expected = view(root)
     with ArchiveReader.open(archive, trusted_owner=False) as reader:

@@ -9,6 +9,7 @@ from crishim.ids import ContainerId
 
 SOURCE = ContainerId("a" * 64)
 ARCHIVE = Path("/a.tar")
+IMAGES = Path("/restore/images")
 
 
 async def test_the_restore_goes_on_with_the_dump():
@@ -18,8 +19,8 @@ async def test_the_restore_goes_on_with_the_dump():
         dump = handovers.of(SOURCE)
         dump.connections_are_held()
         await restore.wait_held()
-        dump.archive_appeared(ARCHIVE)
-        assert await restore.wait_archive() == ARCHIVE
+        dump.archive_appeared(ARCHIVE, IMAGES)
+        assert await restore.wait_archive() == (ARCHIVE, IMAGES)
         over = asyncio.ensure_future(dump.wait_over())
         dump.dump_ended()
         assert not over.done()
@@ -47,7 +48,7 @@ async def test_a_cancelled_restore_leaves_the_dump_on_its_own():
         await asyncio.gather(waiting, return_exceptions=True)
         dump = handovers.of(SOURCE)
     dump.connections_are_held()
-    dump.archive_appeared(ARCHIVE)
+    dump.archive_appeared(ARCHIVE, IMAGES)
     await dump.wait_over()
 
 

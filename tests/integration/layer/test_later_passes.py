@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from crishim.checkpoint.layer import SECOND_MEMBER, LayerCapture
+from crishim.checkpoint.layer import MEMBERS, LayerCapture
 from crishim.checkpoint.layer_read import read_layer
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.errors import DeadlineExceeded
-from tests.integration.layer.test_roundtrip import nasty, nothing, travel
+from tests.integration.layer.test_roundtrip import Change, nasty, nothing, travel
 
 
 def populate(root: Path) -> None:
@@ -63,24 +63,36 @@ def change(root: Path) -> None:
     (root / "opaque").mkdir()
 
 
-def test_changes_between_the_passes_arrive(source, target, tmp_path):
-    expected, found = travel(source, target, tmp_path / "a.tar", before=populate, between=change)
+@pytest.fixture(params=["between", "later"])
+def when(request) -> str:
+    """Before which of the two later passes something changes."""
+    return request.param
+
+
+def test_changes_between_the_passes_arrive(source, target, tmp_path, when):
+    expected, found = travel(source, target, tmp_path / "a", before=populate, **{when: change})
     assert found == expected
 
 
-def test_a_whole_tree_that_appears_between_the_passes_arrives(source, target, tmp_path):
-    expected, found = travel(source, target, tmp_path / "a.tar", before=nothing, between=nasty)
+def test_a_whole_tree_that_appears_between_the_passes_arrives(source, target, tmp_path, when):
+    expected, found = travel(source, target, tmp_path / "a.tar", before=nothing, **{when: nasty})
     assert found == expected
 
 
-def test_a_tree_that_is_undone_between_the_passes_is_gone(source, target, tmp_path):
+def test_what_changes_before_each_pass_arrives(source, target, tmp_path):
+    steps = {"before": nothing, "between": populate, "later": change}
+    expected, found = travel(source, target, tmp_path / "a.tar", **steps)
+    assert found == expected
+
+
+def test_a_tree_that_is_undone_between_the_passes_is_gone(source, target, tmp_path, when):
     def undo(root: Path) -> None:
         shutil.rmtree(root / "directory-00-of-a-long-path")
         (root / ".wh.not-a-whiteout").unlink()
         (root / "hard-a").unlink()
         (root / "opaque/new").unlink()
 
-    expected, found = travel(source, target, tmp_path / "a.tar", before=nasty, between=undo)
+    expected, found = travel(source, target, tmp_path / "a.tar", before=nasty, **{when: undo})
     assert found == expected
 
 
@@ -108,20 +120,21 @@ def test_unchanged_files_are_not_written_again(source, tmp_path):
         with open(tmp_path / "one", "w+b") as one, open(tmp_path / "two", "w+b") as two:
             capture.first_pass(one.fileno(), 0)
             (root / "etc/conf.d/a").write_text("the only change")
-            end = capture.second_pass(two.fileno(), 0, always=frozenset(["/hard-a", "/none"]))
+            end = capture.last_pass(two.fileno(), 0, always=frozenset(["/hard-a", "/none"]))
             assert end is not None
             entries = [b"/".join(entry.path) for entry in read_layer(two.fileno(), 0, end)]
             assert sorted(entries) == [b"etc/conf.d/a", b"etc/hard-b", b"hard-a"]
 
 
-def test_second_pass_of_an_unchanged_layer_is_empty(source, tmp_path):
+def test_later_passes_of_an_unchanged_layer_are_empty(source, tmp_path):
     with source.mounted() as root:
         nasty(root)
         settle(source.upper)
         with open(tmp_path / "tar", "w+b") as tar:
             capture = LayerCapture(source.overlay)
             capture.first_pass(tar.fileno(), 0)
-            assert capture.second_pass(tar.fileno(), 0, always=frozenset()) is None
+            assert capture.catch_up(tar.fileno(), 0) is None
+            assert capture.last_pass(tar.fileno(), 0, always=frozenset()) is None
 
 
 def test_a_mapped_file_named_by_the_caller_is_copied_again(source, target, tmp_path):
@@ -152,7 +165,7 @@ def test_a_mapped_file_named_by_the_caller_is_copied_again(source, target, tmp_p
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_busy_writer_during_the_first_pass_does_no_harm(source, target, tmp_path, seed):
+def test_a_busy_writer_during_the_passes_does_no_harm(source, target, tmp_path, seed, when):
     stop = threading.Event()
     writer = threading.Thread(target=lambda: None)
 
@@ -167,7 +180,7 @@ def test_a_busy_writer_during_the_first_pass_does_no_harm(source, target, tmp_pa
         stop.set()
         writer.join()
 
-    expected, found = travel(source, target, tmp_path / "a.tar", before=begin, between=end)
+    expected, found = travel(source, target, tmp_path / "a.tar", before=begin, **{when: end})
     assert found == expected
 
 
@@ -208,21 +221,46 @@ def test_of_a_large_file_only_the_changes_are_written(source, target, tmp_path, 
             os.setxattr(root / name, "user.old", b"1")
         os.link(root / "db", root / "db-too")
 
-    def touch(root: Path) -> None:
+    def touch(root: Path, byte: bytes = b"*") -> None:
         for place in (0, 4_000_000, size - 1):
             with open(root / "db", "r+b") as file:
-                os.pwrite(file.fileno(), b"*", place)
+                os.pwrite(file.fileno(), byte, place)
         os.truncate(root / "cut", 5_000_001)
-        os.removexattr(root / "cut", "user.old")
+        os.setxattr(root / "cut", "user.old", byte)
         with open(root / "appended", "ab") as file:
             file.write(b"log line")
         os.chmod(root / "appended", 0o600)
 
+    def touch_again(root: Path) -> None:
+        touch(root, b"!")
+        os.truncate(root / "cut", 3_000_000)
+
     archive = tmp_path / "a.tar"
-    expected, found = travel(source, target, archive, before=large, between=touch)
+    steps = {"before": large, "between": touch, "later": touch_again}
+    expected, found = travel(source, target, archive, **steps)
     assert found == expected
     with ArchiveReader.open(archive, trusted_owner=False) as reader:
-        assert reader.members[SECOND_MEMBER].size < 2 << 20
+        for name in MEMBERS[1:]:
+            assert reader.members[name].size < 2 << 20
+
+
+def test_a_block_that_changes_back_is_written_back(source, target, tmp_path):
+    """The last pass must compare with what the second has written, not with the first."""
+    old, new = os.urandom(9 << 20), b"x" * 100
+
+    def write(content: bytes) -> Change:
+        def change(root: Path) -> None:
+            with open(root / "db", "r+b") as file:
+                file.write(content)
+
+        return change
+
+    def large(root: Path) -> None:
+        (root / "db").write_bytes(old)
+
+    steps = {"before": large, "between": write(new), "later": write(old[:100])}
+    expected, found = travel(source, target, tmp_path / "a.tar", **steps)
+    assert found == expected
 
 
 def test_cancel_ends_a_pass(source, tmp_path):

@@ -1,0 +1,90 @@
+"""The writable layer of a container on its way into an archive, pass by pass.
+
+What the first two passes find goes straight into the archive. The last runs beside CRIU, which
+fills the archive meanwhile, so its findings wait in an unnamed file. See `layer` for the passes
+themselves.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.layer import MEMBERS, LayerCapture
+from crishim.kernel import procs
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from crishim.checkpoint.archive import ArchiveWriter
+    from crishim.kernel.mounts import Overlay
+
+
+class LayerDump:
+    """The layer of one container.
+
+    Args: writer: nobody else may have an open member while a pass writes into it.
+    """
+
+    def __init__(self, overlay: Overlay, writer: ArchiveWriter) -> None:
+        self._capture = LayerCapture(overlay)
+        self._writer = writer
+        self._mapped: frozenset[str] = frozenset()
+        self._changes = -1
+        self._changes_bytes = 0
+        self.layer_bytes = 0
+
+    async def first_pass(self, pids: Collection[int]) -> None:
+        """Copy everything; the processes run."""
+        self._mapped = await in_thread(procs.shared_mappings, pids)
+
+        def copy() -> None:
+            begin = self._writer.begin_member(MEMBERS[0])
+            end = self._capture.first_pass(self._writer.fd, begin)
+            self._writer.end_member(end)
+            self.layer_bytes += end - begin
+
+        await in_thread(copy, cancel=self._capture.cancel)
+
+    async def catch_up(self) -> None:
+        """Copy what has changed since; the processes run."""
+
+        def copy() -> None:
+            begin = self._writer.begin_member(MEMBERS[1])
+            end = self._capture.catch_up(self._writer.fd, begin)
+            if end is None:
+                self._writer.drop_member()
+            else:
+                self._writer.end_member(end)
+                self.layer_bytes += end - begin
+
+        await in_thread(copy, cancel=self._capture.cancel)
+
+    async def last_pass(
+        self, pids: Collection[int], work: Path, undo: contextlib.AsyncExitStack
+    ) -> None:
+        """Copy what has changed since; the processes are frozen.
+
+        Args: work: a directory of this dump's own. undo: closes the file that waits for `add`.
+        """
+        self._changes = os.open(work, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        undo.callback(os.close, self._changes)
+
+        def copy() -> None:
+            always = self._mapped | procs.shared_mappings(pids)
+            self._changes_bytes = self._capture.last_pass(self._changes, 0, always=always) or 0
+            self.layer_bytes += self._changes_bytes
+
+        await in_thread(copy, cancel=self._capture.cancel)
+
+    def cancel(self) -> None:
+        """Make a running pass end soon with an error."""
+        self._capture.cancel()
+
+    def add(self) -> None:
+        """Put into the archive what the last pass has found; blocks."""
+        if self._changes_bytes:
+            self._writer.add_file(MEMBERS[2], self._changes)

@@ -166,6 +166,7 @@ class _Flows:
     """The flows of one daemon and what they share."""
 
     cri: Cri
+    images: Images
     store: Store
     pins: Pins
     locks: Locks
@@ -182,7 +183,8 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
     paths, namespace = config.paths, config.containerd.namespace
     cri, records = Cri(channel), Records(channel, namespace=namespace)
     store, locks, restored = Store(paths), Locks(), Restored(paths)
-    pins = Pins(Images(channel, namespace=namespace), store)
+    images = Images(channel, namespace=namespace)
+    pins = Pins(images, store)
     held, handovers = Held(paths, cri), Handovers()
     sandboxes = Sandboxes(
         cri=cri, paths=paths, held=held, disable_mptcp=config.checkpoint.disable_mptcp
@@ -224,6 +226,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
     )
     return _Flows(
         cri=cri,
+        images=images,
         store=store,
         pins=pins,
         locks=locks,
@@ -242,6 +245,7 @@ def _methods(config: Config, flows: _Flows, *, forwarder: Forwarder, calls: Call
         forwarder=forwarder,
         calls=calls,
         cri=flows.cri,
+        images=flows.images,
         dumper=flows.dumper,
         restorer=flows.restorer,
         sandboxes=flows.sandboxes,

@@ -140,4 +140,5 @@ def _container(source: Source) -> manifests.Container:
         image=status.image.user_specified_image or status.image.image,
         image_id=status.image_id or (reference if reference.startswith("sha256:") else ""),
         image_digests=(reference,) if "@sha256:" in reference else (),
+        annotations=dict(status.annotations),
     )

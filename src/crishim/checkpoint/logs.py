@@ -11,6 +11,7 @@ is read line by line and written to the log file at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -18,6 +19,7 @@ import shutil
 import stat
 import struct
 import termios
+import time
 from typing import TYPE_CHECKING
 
 from crishim.kernel.splice import copy_range
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 MEMBER = "container.log"
 
+_ROTATED = ".%Y%m%d-%H%M%S"
+"""How the kubelet names a log that it has rotated, so that it removes ours in time too."""
 _POLL_S = 0.001
 _QUIET_POLLS = 3
 _LIMIT_S = 1.0
@@ -95,17 +99,17 @@ def add(writer: ArchiveWriter, log: Path, *, size_bytes: int) -> None:
 def carry(archive: ArchiveReader, log: Path) -> None:
     """Let a new container's log begin with what the archive's container had logged.
 
-    A log that exists already is left alone: an earlier attempt wrote it.
+    A log that is there already, such as one of the old container under the same path, is moved
+    aside: what it says beyond the checkpoint, the new container is going to say again.
     """
     member = archive.members.get(MEMBER)
     if member is None:
         return
     log.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(log, flags, 0o640)
-    except FileExistsError:
-        return
+    with contextlib.suppress(FileNotFoundError):
+        log.rename(log.with_name(log.name + time.strftime(_ROTATED, time.localtime())))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(log, flags, 0o640)
     try:
         copy_range(archive.fd, member.offset, fd, 0, member.size)
     finally:

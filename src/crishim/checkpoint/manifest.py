@@ -28,6 +28,7 @@ class Container:
         image: as the pod's specification names it.
         image_id: the id of the image in the runtime, "sha256:...".
         image_digests: names with digests ("repository@sha256:...") to pull it by.
+        annotations: of the container; none in archives of crishim 0.1.
     """
 
     container_id: str
@@ -38,6 +39,7 @@ class Container:
     image: str
     image_id: str
     image_digests: tuple[str, ...]
+    annotations: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +186,7 @@ def _container(item: strictjson.Reader) -> Container:
         image=item.text("image"),
         image_id=item.text("image_id"),
         image_digests=item.texts("image_digests"),
+        annotations=item.text_map("annotations") if item.has("annotations") else {},
     )
 
 

@@ -66,6 +66,18 @@ class Reader:
         inner = self.section(key)
         return {name: inner.whole(name) for name in inner.raw()}
 
+    def text_map(self, key: str) -> dict[str, str]:
+        """Return an object whose values are all strings, of any length."""
+        inner = self.section(key)
+        for name, value in inner.raw().items():
+            if not isinstance(value, str):
+                raise inner._wrong(name, "a string")
+        return dict(inner.raw())
+
+    def has(self, key: str) -> bool:
+        """Return whether there is such a key; for what older writers left out."""
+        return key in self._value
+
     def raw_sections(self, key: str) -> tuple[dict[str, Any], ...]:
         """Return a list of objects unread, for somebody who knows them to read."""
         return tuple(item.raw() for item in self.sections(key))

@@ -10,18 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.restore import RestoreOptions
-from crishim.errors import InvalidRequest, NotFound, Precondition
+from crishim.errors import InvalidRequest, Precondition
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from crishim._proto.runtime.v1 import api_pb2
     from crishim.checkpoint.manifest import Manifest
     from crishim.checkpoint.restored import Restored
     from crishim.checkpoint.store import Store
-    from crishim.containerd.cri import Cri
 
 RESTORE = "crishim.io/restore"
 COLD_NEEDS_POD = (
@@ -77,46 +76,6 @@ def refuse_foreign(manifest: Manifest, namespace: str) -> None:
             f"the checkpoint is of a pod in namespace {manifest.container.pod_namespace}",
             hint="a pod is restored from checkpoints of its own namespace only",
         )
-
-
-async def with_base_image(
-    request: api_pb2.CreateContainerRequest, manifest: Manifest, cri: Cri
-) -> api_pb2.CreateContainerRequest:
-    """Return the request with the checkpoint's base image in place of what it names.
-
-    The image is looked for by id and digest, then by name, and pulled if it is not there.
-    Raises: NotFound: it is not on the node and cannot be pulled.
-    """
-    source = manifest.container
-    names = [name for name in (source.image_id, *source.image_digests, source.image) if name]
-    for name in names:
-        if _same(await cri.image_id(name), source.image_id):
-            break
-    else:
-        name = next((name for name in (*source.image_digests, source.image) if name), "")
-        try:
-            await cri.pull_image(name, request.sandbox_config)
-        except Exception as error:
-            raise NotFound(
-                f"the checkpoint's base image {source.image} is not on this node",
-                details=f"pulling {name} failed: {error}",
-                hint="pull or import that very image first",
-            ) from error
-        if not _same(await cri.image_id(name), source.image_id):
-            raise Precondition(
-                f"{name} is another image now than the checkpoint's",
-                hint=f"the writable layer lies over {source.image_id} and over nothing else",
-            )
-    changed = api_pb2.CreateContainerRequest()
-    changed.CopyFrom(request)
-    changed.config.image.image = name
-    changed.config.image.user_specified_image = source.image
-    return changed
-
-
-def _same(found: str, wanted: str) -> bool:
-    """Compare ids of images; an archive that names none is content with the name."""
-    return bool(found) and wanted in ("", found)
 
 
 def _of_container(value: str, container: str) -> str:

@@ -1,8 +1,9 @@
-"""Pin images in containerd: an image that is pinned stays, whatever the kubelet's collector wants.
+"""Records of images in containerd that CRI itself has no method for: pins and further names.
 
-containerd's CRI reports an image as pinned when one of its records carries a label, and the kubelet
-leaves it alone then. We write a label of our own beside it, so that a pin that somebody else set
-(containerd's for the pause image) is never taken away.
+An image that is pinned stays, whatever the kubelet's collector wants. containerd's CRI reports an
+image as pinned when one of its records carries a label, and the kubelet leaves it alone then. We
+write a label of our own beside it, so that a pin that somebody else set (containerd's for the pause
+image) is never taken away.
 
 Source: containerd api/services/images/v1 (update masks of the form "labels.KEY");
 internal/cri/labels and internal/cri/store/image (1.7 to 2.4).
@@ -54,6 +55,22 @@ class Images:
         request = images_pb2.ListImagesRequest(filters=[f'labels."{_OURS}"==checkpoint'])
         answer = await self._call(self._images.List, request)
         return [image.name for image in answer.images]
+
+    async def add_name(self, name: str, further: str) -> None:
+        """Give an image a further name, unless that is some image's already.
+
+        Nothing to do if there is no record of the first name.
+        """
+        image = await self._get(name)
+        if image is None:
+            return
+        labels = {key: text for key, text in image.labels.items() if key not in (_PINNED, _OURS)}
+        record = images_pb2.Image(name=further, target=image.target, labels=labels)
+        try:
+            await self._call(self._images.Create, images_pb2.CreateImageRequest(image=record))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                raise
 
     async def _get(self, name: str) -> images_pb2.Image | None:
         try:

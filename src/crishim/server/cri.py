@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crishim._proto.runtime.v1 import api_pb2
+from crishim.checkpoint.bodyrequest import body_request
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.request import DumpRequest
 from crishim.checkpoint.restore import FINAL
-from crishim.checkpoint.wanted import read_manifest, refuse_foreign, wanted, with_base_image
+from crishim.checkpoint.wanted import read_manifest, refuse_foreign, wanted
 from crishim.errors import InvalidRequest, Precondition
 from crishim.ids import container_id, sandbox_id
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from crishim.checkpoint.store import Store
     from crishim.checkpoint.wanted import Wanted
     from crishim.containerd.cri import Cri
+    from crishim.containerd.images import Images
     from crishim.server.guard import Calls, Context
     from crishim.server.passthrough import Forwarder, Override, StreamOverride
 
@@ -63,6 +65,7 @@ class CriMethods:
     forwarder: Forwarder
     calls: Calls
     cri: Cri
+    images: Images
     dumper: Dumper
     restorer: Restorer
     sandboxes: Sandboxes
@@ -118,7 +121,7 @@ class CriMethods:
         manifest = await in_thread(read_manifest, asked.archive)
         if asked.options.once:
             refuse_foreign(manifest, request.sandbox_config.metadata.namespace)
-        body = await with_base_image(request, manifest, self.cri)
+        body = await body_request(request, manifest.container, cri=self.cri, images=self.images)
         answer = await self._forward("CreateContainer", body.SerializeToString(), context)
         created = container_id(api_pb2.CreateContainerResponse.FromString(answer).container_id)
         with self.calls.must_finish(f"preparation of {created[:13]}"):

@@ -16,6 +16,7 @@ def manifest() -> manifests.Manifest:
             image="docker.io/library/redis:8",
             image_id="sha256:" + "1" * 64,
             image_digests=("docker.io/library/redis@sha256:" + "2" * 64,),
+            annotations={"team": "a", "cdi.k8s.io/gpu": "vendor.com/gpu=0"},
         ),
         platform=manifests.Platform(
             architecture="x86_64",

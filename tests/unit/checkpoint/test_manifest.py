@@ -45,11 +45,19 @@ def test_a_newer_version_is_one_clear_refusal():
         (("bind_mounts",), [{}], r"bind_mounts\[0\].destination is missing"),
         (("interfaces",), ["eth0"], r"interfaces\[0\] is not a JSON object"),
         (("entries",), {}, "entries is not a list"),
+        (("container", "annotations"), {"a": 1}, "container.annotations.a is not a string"),
     ],
 )
 def test_wrong_values_are_named(path, value, message):
     with pytest.raises(Corrupt, match=message):
         manifests.decode(redone(path, value))
+
+
+def test_annotations_are_missing_in_older_archives_and_of_any_length():
+    path = ("container", "annotations")
+    assert manifests.decode(redone(path, None)).container.annotations == {}
+    long = {"note": "x" * 200_000}
+    assert manifests.decode(redone(path, long)).container.annotations == long
 
 
 @given(st.sampled_from(sorted(json.loads(manifests.encode(manifest()))["manifest"])), json_values)
@@ -75,11 +83,13 @@ def test_a_key_that_stands_twice_is_refused():
 
 
 def redone(path: tuple[str, ...], value: object) -> bytes:
-    """Encode a manifest with one value replaced and a digest that fits."""
+    """Encode a manifest with one value replaced, by None taken out, and a digest that fits."""
     document = json.loads(manifests.encode(manifest()))
     place = document["manifest"]
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
+    if value is None:
+        del place[path[-1]]
     document["digest"] = manifests.digest_bytes(manifests._canonical(document["manifest"]))
     return json.dumps(document).encode()

@@ -1,7 +1,7 @@
 """What a test may leave behind on a node, counted before and after: nothing.
 
-Processes, mounts, network namespaces, links, nft tables, addresses, cgroups, files of crishim's
-state and the daemon's open file descriptors.
+Processes, mounts, network namespaces, links, nft tables, addresses, permanent neighbours, cgroups,
+files of crishim's state and the daemon's open file descriptors.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ print(json.dumps({
     "links": sorted(line.split(": ")[1].split("@")[0] for line in out("ip", "-o", "link")),
     "addresses": sorted(line.split()[3] for line in out("ip", "-o", "addr")
         if "fe80" not in line),
+    "neighbours": sorted(out("ip", "neigh", "show", "nud", "permanent")),
     "nft": sorted(line for line in out("nft", "list", "tables") if "crishim" in line),
     "cgroups": cgroups(),
     "state": state(),

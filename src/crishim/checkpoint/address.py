@@ -131,11 +131,10 @@ async def check(
         raise AlreadyExists(f"the address {', '.join(sorted(taken))} is the node's own")
 
     def ask() -> dict[str, str]:
-        bridge = link.host_netlink.master(link.host_interface)
-        if not bridge:
+        if link.host_device == link.host_interface:
             return {}
-        mac = link.host_netlink.read(bridge).mac
-        return probe(bridge, wanted, mac=mac, timeout_s=_PROBE_S)
+        mac = link.host_netlink.read(link.host_device).mac
+        return probe(link.host_device, wanted, mac=mac, timeout_s=_PROBE_S)
 
     own = await link.inside.run(link.netlink.read, INTERFACE)
     wanted -= set(own.global_addresses)
@@ -160,13 +159,8 @@ async def plan(
         former: the dead source's sandbox, if it is still on this node.
         cni_root: where CNI's cache and reservations are.
     """
-
-    def host_side() -> InterfaceState:
-        device = link.host_netlink.master(link.host_interface) or link.host_interface
-        return link.host_netlink.read(device)
-
     own = await link.inside.run(link.netlink.read, INTERFACE)
-    host = await link.outside.run(host_side)
+    host = await link.outside.run(link.host_netlink.read, link.host_device)
     network = await asyncio.to_thread(cni.sandbox_network, sandbox, root=cni_root)
     record = AddressRecord(
         sandbox=sandbox,

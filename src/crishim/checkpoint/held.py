@@ -19,9 +19,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import heldrecord, hold
+from crishim.checkpoint import heldrecord, hold, neighbours
 from crishim.checkpoint.heldrecord import HeldRecord
-from crishim.errors import DeadlineExceeded, ToolFailed
+from crishim.errors import DeadlineExceeded, NotFound, Precondition, ToolFailed
 from crishim.ids import ContainerId, SandboxId, by_prefix
 from crishim.kernel import atomic
 from crishim.tools import runc as runcs
@@ -147,6 +147,7 @@ class Held:
                 node_hold = hold.NodeHold(record.waiting, key=sandbox[:12])
                 await self._write(replace(record, node_hold=node_hold.record))
                 await node_hold.close()
+                await neighbours.loosen(record.waiting)
 
     async def lift_node_hold(self, sandbox: SandboxId) -> None:
         """Stop dropping at the node, once the target's own hold stands and has the address."""
@@ -159,6 +160,17 @@ class Held:
         record = self._records.get(sandbox)
         if record is not None and record.node_hold is not None and record.waiting:
             await hold.NodeHold(record.waiting, key=sandbox[:12]).close()
+
+    async def fix_neighbours(self, sandbox: SandboxId) -> None:
+        """Fix again, after a failed restore, what the node knows of a sandbox that is still there.
+
+        Without it the connections live on too, but the node may call the address unreachable.
+        """
+        record = self._records.get(sandbox)
+        if record is not None and record.node_hold is None and record.waiting:
+            with contextlib.suppress(NotFound, Precondition):  # it goes at this moment
+                for state in record.interfaces:
+                    await neighbours.fix(record.netns, state)
 
     def stop_catching(self, sandbox: SandboxId) -> list[Frame]:
         """Return what was caught, oldest first; clients wait for it, so it is quick."""
@@ -177,6 +189,7 @@ class Held:
                 return
             if caught := self._catching.pop(sandbox, None):
                 await caught.take_frames()
+            await neighbours.loosen(record.waiting)
             if record.node_hold is not None:
                 await hold.remove(record.node_hold)
                 self.forget(sandbox)  # its sandbox is gone, or stopped for good
@@ -214,6 +227,9 @@ class Held:
             with atomic.damaged_aside(path):
                 record = heldrecord.decode(path.read_bytes())
                 self._records[record.sandbox] = record
+        neighbours.sweep(
+            keep={a for r in self._records.values() if r.node_hold is None for a in r.waiting}
+        )
 
     async def recover(self, sandbox: SandboxId) -> None:
         """Go on where a crash left off: end what has its archive, forget what has none.
@@ -224,6 +240,7 @@ class Held:
         if not record.frozen or record.handed_over:
             return
         if not heldrecord.is_committed(record):
+            await neighbours.loosen(record.waiting)
             self.forget(sandbox)
         elif not record.kubelet:
             await self.end(sandbox)

@@ -69,6 +69,7 @@ class SourceHold:
         self._link = link
         self._lasting = lasting
         self._syn_table = rules.new_table()
+        self._silent: InterfaceState | None = None
         self.record = HoldRecord(netns=link.netns, family="netdev", table=rules.new_table())
 
     @classmethod
@@ -88,7 +89,8 @@ class SourceHold:
         """Let no new connection begin and wait until none is half begun; before the pause.
 
         What would have begun one is caught and sent again by the release, so that its client need
-        not wait for a second's retransmission. From here on `release` must follow.
+        not wait for a second's retransmission. A pod that is to fall silent altogether is made
+        known to the node for as long as that. From here on `release` must follow.
 
         Args:
             timeout_s: how long the processes may take to accept what waits.
@@ -105,6 +107,9 @@ class SourceHold:
         # would begin another one, and its client answers that with RST. One that is dropped before
         # this line comes again by itself.
         link.tap.start(only_syns=True)
+        if listeners is None:
+            self._silent = await link.inside.run(link.netlink.read, INTERFACE)
+            await link.fix_neighbours(self._silent)
         await drain(link.inside, timeout_s=timeout_s, listeners=listeners, orphans=self._lasting)
 
     async def sockets(self, inodes: Collection[int]) -> Kept:
@@ -147,6 +152,8 @@ class SourceHold:
             frames = without_repeats(link.tap.stop())
             return await link.outside.run(link.tap.send, frames)
         finally:
+            if self._silent is not None:
+                await link.loosen_neighbours(self._silent)
             await link.close()
 
     async def keep(self) -> None:
@@ -179,6 +186,7 @@ class TargetHold:
 
     def __init__(self, link: PodLink) -> None:
         self.link = link
+        self._silent: InterfaceState | None = None
         self.record = HoldRecord(netns=link.netns, family="netdev", table=rules.new_table())
 
     @classmethod
@@ -202,6 +210,8 @@ class TargetHold:
     async def announce(self, state: InterfaceState) -> None:
         """Tell the network that the addresses are here now; what it then sends is caught."""
         link = self.link
+        await link.fix_neighbours(state)
+        self._silent = state
         await link.inside.run(link.announcer.announce, list(state.global_addresses), state.mac)
 
     async def release(self, state: InterfaceState, earlier: Sequence[Frame] = ()) -> int:
@@ -229,7 +239,7 @@ class TargetHold:
             caught = sorted([*earlier, *link.tap.stop()], key=lambda frame: frame.caught_ns)
             return await link.outside.run(link.tap.send, without_repeats(caught))
         finally:
-            await link.close()
+            await self._close()
 
     async def abandon(self) -> list[Frame]:
         """Let go without announcing or sending; return what was caught, for a later attempt.
@@ -246,7 +256,12 @@ class TargetHold:
             await self.link.inside.run(self.link.nft.remove, "netdev", self.record.table)
             return self.link.tap.stop()
         finally:
-            await self.link.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        if self._silent is not None:
+            await self.link.loosen_neighbours(self._silent)
+        await self.link.close()
 
 
 class NodeHold:

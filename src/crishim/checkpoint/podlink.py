@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from crishim.kernel.netlink import Netlink
 from crishim.kernel.netns import NetnsThread
 from crishim.kernel.packet import Announcer, Tap
 from crishim.tools.nft import Nft
+
+if TYPE_CHECKING:
+    from crishim.kernel.interface import InterfaceState
 
 INTERFACE = "eth0"
 
@@ -27,6 +30,7 @@ class PodLink:
         inside: a thread in the pod's namespace; `nft`, `netlink` and `announcer` belong to it.
         outside: a thread in the node's; `host_netlink` belongs to it.
         host_interface: name of the veth's end on the node.
+        host_device: what the node sends to the pod by: a bridge, or `host_interface`.
         tap: catches at `host_interface` what goes towards the pod.
         closed: whether the inner side is closed.
     """
@@ -36,6 +40,7 @@ class PodLink:
     announcer: Announcer
     host_netlink: Netlink
     host_interface: str
+    host_device: str
     tap: Tap
 
     def __init__(self, netns: str) -> None:
@@ -89,6 +94,8 @@ class PodLink:
             index=await self.inside.run(self.netlink.peer_index, INTERFACE),
             peer_index=await self.inside.run(self.netlink.index, INTERFACE),
         )
+        master = await self.outside.run(self.host_netlink.master, self.host_interface)
+        self.host_device = master or self.host_interface
         self.tap = await self.outside.run(Tap, self.host_interface)
         self._outer.callback(self.tap.close)
 
@@ -99,6 +106,19 @@ class PodLink:
             self._outer.callback(self.outside.call, self._host_nft.close)
             await self.outside.run(self._host_nft.tables)
         return self._host_nft
+
+    async def fix_neighbours(self, state: InterfaceState) -> None:
+        """Tell the node the pod's hardware address for good, as a held pod does not say it.
+
+        Otherwise the node would ask, and call the pod unreachable after some seconds.
+        """
+        await self.outside.run(
+            self.host_netlink.fix_neighbours, self.host_device, state.global_addresses, state.mac
+        )
+
+    async def loosen_neighbours(self, state: InterfaceState) -> None:
+        """Have the node ask for the pod's hardware address again, as it does with any pod."""
+        await self.outside.run(self.host_netlink.loosen_neighbours, state.global_addresses)
 
     async def close_inside(self) -> None:
         """Let go of the pod's namespace; the node's side goes on. Safe to repeat."""

@@ -104,6 +104,8 @@ class Arrival:
             await self._sandboxes.put_back(self._plan.sandbox)
         self._sandboxes.forget(self._plan.sandbox)
         await self._hold.abandon()
+        if self._source is not None and self._lifted:
+            await self._held.fix_neighbours(self._source)
 
 
 class Sandboxes:
@@ -243,11 +245,14 @@ class Sandboxes:
             self.forget(sandbox)
 
     async def stopping(self, sandbox: str) -> None:
-        """Get a sandbox ready for CNI to take its address back."""
-        if found := by_prefix(sandbox, self._records):
-            await self.put_back(SandboxId(found))
+        """Get a sandbox ready for CNI to take its address back.
+
+        The node drops first what it could not deliver any more without the sandbox's routes.
+        """
         if found := by_prefix(sandbox, self._held.sandboxes()):
             await self._held.sandbox_stops(SandboxId(found))
+        if found := by_prefix(sandbox, self._records):
+            await self.put_back(SandboxId(found))
 
     async def recover(self, sandbox: SandboxId, *, waiting: bool) -> None:
         """Lift the hold that a crash in the middle of a restore has left over a sandbox.
@@ -262,6 +267,8 @@ class Sandboxes:
             if source is not None:
                 await self._held.restore_node_hold(source.sandbox)
             await self.put_back(sandbox)
+            if source is not None:
+                await self._held.fix_neighbours(source.sandbox)
         with contextlib.suppress(NotFound):
             # The sandbox may itself hold the connections of a container that was stopped since.
             await sweep(record.netns, keep=[own.pod_hold.table] if own and own.pod_hold else [])

@@ -9,6 +9,7 @@ Source: rtnetlink(7); pyroute2 0.9.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ _NUD_STALE = 0x04
 _NUD_REACHABLE = 0x02
 _NUD_PERMANENT = 0x80
 _NUD_USABLE = 0x02 | 0x04 | 0x08 | 0x10 | _NUD_PERMANENT
+_FIXED_BY_US = 203
+"""Marks the neighbour entries that are ours, as a route's protocol marks routes."""
 _FAMILY = {4: 2, 6: 10}
 _DEFAULT = {2: "0.0.0.0/0", 10: "::/0"}
 
@@ -172,13 +175,39 @@ class Netlink:
             state=_NUD_PERMANENT if neighbour.permanent else state,
         )
 
+    def fix_neighbours(self, name: str, addresses: Iterable[str], mac: str) -> None:
+        """Tell an interface a hardware address for good: the kernel never asks and never gives up.
+
+        A permanent entry that somebody else has made stays theirs. A family that the interface does
+        not speak needs none.
+        """
+        index = self.index(name)
+        permanent = {item.address for item in self._neighbours(index) if item.permanent}
+        for address in set(addresses) - (permanent - self.fixed_neighbours()):
+            with contextlib.suppress(NetlinkError):
+                self._ipr.neigh(
+                    "replace",
+                    ifindex=index,
+                    dst=address,
+                    lladdr=mac,
+                    state=_NUD_PERMANENT,
+                    protocol=_FIXED_BY_US,
+                )
+
+    def fixed_neighbours(self) -> frozenset[str]:
+        """Return the addresses that `fix_neighbours` was told, by any process, on any interface."""
+        return frozenset(item.get("dst") for item in self._fixed())
+
+    def loosen_neighbours(self, addresses: Iterable[str]) -> None:
+        """Forget what `fix_neighbours` was told of addresses; other entries stay."""
+        wanted = set(addresses)
+        for item in self._fixed():
+            if item.get("dst") in wanted:
+                self._forget_neighbour(item["ifindex"], item.get("dst"))
+
     def remove_neighbour(self, name: str, address: str) -> None:
         """Forget what an interface knows of a neighbour."""
-        _tolerate(
-            (errno.ENOENT, errno.ESRCH),
-            f"{name} keeps its neighbour {address}",
-            lambda: self._ipr.neigh("del", ifindex=self.index(name), dst=address),
-        )
+        self._forget_neighbour(self.index(name), address)
 
     def peer_index(self, name: str) -> int:
         """Return the index that the other end of a veth has in its own namespace."""
@@ -253,6 +282,20 @@ class Netlink:
             )
             for item in self._ipr.get_neighbours(ifindex=index)
             if item["ifindex"] == index and item["state"] & _NUD_USABLE and item.get("lladdr")
+        )
+
+    def _fixed(self) -> list[Any]:
+        return [
+            item
+            for item in self._ipr.get_neighbours()
+            if item["state"] == _NUD_PERMANENT and item.get("protocol") == _FIXED_BY_US
+        ]
+
+    def _forget_neighbour(self, index: int, address: str) -> None:
+        _tolerate(
+            (errno.ENOENT, errno.ESRCH, errno.ENODEV),
+            f"interface {index} keeps its neighbour {address}",
+            lambda: self._ipr.neigh("del", ifindex=index, dst=address),
         )
 
     def _route_request(self, name: str, route: Route) -> dict[str, Any]:

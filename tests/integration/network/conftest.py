@@ -175,6 +175,12 @@ class Network:
         with contextlib.closing(Nft()) as nft:
             return nft.tables()
 
+    def known_for_good(self):
+        """The addresses that the node has a permanent neighbour entry for."""
+        argv = ["ip", "neigh", "show", "nud", "permanent"]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, check=True, text=True)
+        return {line.split()[0] for line in done.stdout.splitlines()}
+
     def close(self):
         for space in self.namespaces:
             space.end()

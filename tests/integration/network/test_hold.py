@@ -4,10 +4,12 @@ import asyncio
 
 import pytest
 
-from crishim.checkpoint import hold
+from crishim.checkpoint import address as addresses
+from crishim.checkpoint import hold, neighbours
 from crishim.errors import NotFound
 from crishim.kernel.netns import NetnsThread
 from crishim.tools.nft import Nft
+from tests.integration.network.conftest import ip
 from tests.integration.network.talk import Talk
 
 HELD_S = 0.5
@@ -86,6 +88,37 @@ async def test_sweep_takes_what_a_crash_left(network):
     await held.take_frames()
     assert await hold.sweep(pod.path) == [held.record.table]
     assert tables(pod.path) == []
+
+
+async def test_the_node_knows_a_silent_pod_until_it_speaks_again(network):
+    pod, other = network.pod(2), "10.77.0.9"
+    ip("neigh", "add", other, "lladdr", "02:00:00:00:00:09", "dev", "cr0", "nud", "permanent")
+    held = await hold.SourceHold.prepare(pod.path, lasting=False)
+    await held.drain(timeout_s=1)
+    await held.close()
+    during = network.known_for_good()
+    await held.release()
+    assert during == {"10.77.0.2", "fd77::2", other}
+    assert network.known_for_good() == {other}
+
+
+async def test_a_pod_that_goes_on_in_part_speaks_for_itself(network):
+    pod = network.pod(2)
+    held = await hold.SourceHold.prepare(pod.path, lasting=False)
+    await held.drain(timeout_s=1, listeners=[])
+    during = network.known_for_good()
+    await held.release()
+    assert during == set()
+
+
+async def test_what_a_crash_left_known_is_found_without_a_record(network):
+    kept, stale = network.pod(3), network.pod(4)
+    for pod in (kept, stale):
+        await neighbours.fix(pod.path, await addresses.read(pod.path))
+    neighbours.sweep(keep=["10.77.0.3", "fd77::3"])
+    assert network.known_for_good() == {"10.77.0.3", "fd77::3"}
+    await neighbours.loosen(["10.77.0.3", "fd77::3"])
+    assert network.known_for_good() == set()
 
 
 async def test_no_such_namespace():

@@ -21,7 +21,6 @@ from grpc_reflection.v1alpha import reflection
 
 from crishim import __version__
 from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
-from crishim.checkpoint import removal
 from crishim.checkpoint.doctor.examine import examine
 from crishim.checkpoint.dump import Shared
 from crishim.checkpoint.dumper import Dumper
@@ -33,6 +32,7 @@ from crishim.checkpoint.locks import Locks
 from crishim.checkpoint.pins import Pins
 from crishim.checkpoint.receive import Receiver
 from crishim.checkpoint.recovery import Recovery
+from crishim.checkpoint.removal import Removal
 from crishim.checkpoint.restore import Restorer
 from crishim.checkpoint.restored import Restored
 from crishim.checkpoint.sandboxes import Sandboxes
@@ -115,9 +115,7 @@ async def _serve(
         store=flows.store,
         calls=calls,
         timeout_s=config.checkpoint.timeout_s,
-        remove=functools.partial(
-            removal.remove, store=flows.store, paths=config.paths, pins=flows.pins
-        ),
+        removal=Removal(store=flows.store, paths=config.paths, pins=flows.pins, held=flows.held),
         examine=functools.partial(examine, config, channel),
     )
     Guard(calls).servicer(own, crishim_pb2.DESCRIPTOR.services_by_name["CheckpointRestore"])
@@ -263,7 +261,7 @@ async def _recover(channel: grpc.aio.Channel, flows: _Flows, calls: Calls) -> No
     with calls.must_finish("recovery"):
         await to_the_end(flows.recovery.run())
     while True:
-        await asyncio.sleep(_TEND_EVERY_S)
+        await asyncio.sleep(min(_TEND_EVERY_S, flows.recovery.connections_wait_s))
         await flows.recovery.tend()
 
 

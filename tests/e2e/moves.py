@@ -45,3 +45,9 @@ def eventually(condition: Callable[[], bool], *, within_s: float = 20) -> None:
     while not condition():
         assert time.monotonic() < end, f"still not so after {within_s} s"
         time.sleep(0.1)
+
+
+def times_sent_again(address: str) -> int:
+    """Return how often the client's kernel has sent the same data again in vain."""
+    shown = nodes.lab("net", "--", "ss", "-tinH", "state", "established", "dst", f"[{address}]")
+    return max([int(word[8:]) for word in shown.split() if word.startswith("backoff:")], default=0)

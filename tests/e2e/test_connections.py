@@ -12,7 +12,14 @@ import subprocess
 import pytest
 
 from tests.e2e import conftest, leaks, nodes
-from tests.e2e.moves import ARCHIVE, assert_unharmed, checkpoint, eventually, move
+from tests.e2e.moves import (
+    ARCHIVE,
+    assert_unharmed,
+    checkpoint,
+    eventually,
+    move,
+    times_sent_again,
+)
 
 VARIANTS = {
     "bridge": ("--dual-stack", "--cni", "bridge"),
@@ -174,12 +181,6 @@ def hasty_neighbours(node: nodes.Node, address: str):
 
 def set_all(values: dict[str, str]) -> str:
     return "".join(f"echo {value} > $d/{key}; " for key, value in values.items())
-
-
-def times_sent_again(address: str) -> int:
-    """Return how often the client's kernel has sent the same data again in vain."""
-    shown = nodes.lab("net", "--", "ss", "-tinH", "state", "established", "dst", f"[{address}]")
-    return max([int(word[8:]) for word in shown.split() if word.startswith("backoff:")], default=0)
 
 
 def reaches(address: str) -> bool:

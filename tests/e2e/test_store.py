@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.e2e import nodes
+from tests.e2e.moves import eventually, times_sent_again
 
 
 def pinned(node: nodes.Node) -> bool:
@@ -108,4 +109,30 @@ def test_a_checkpoint_stays_while_a_container_waits_for_it(node: nodes.Node) -> 
         assert f"container {waiting[:13]} " in refused.value.stderr
     finally:
         node.crictl("rm", waiting)
+    assert node.exec("crishim", "rm", "first") == "first\n"
+
+
+def test_a_checkpoint_stays_while_connections_wait_for_it(node: nodes.Node) -> None:
+    """Removing it is refused with their address; with --force their client is told at once."""
+    pod = node.pod()
+    container = pod.run()
+    client = nodes.Client(pod.address)
+    client.wait_answers(20)
+    node.exec("crishim", "checkpoint", container, "--stop", "--name", "first")
+    with pytest.raises(nodes.CommandFailed) as refused:
+        node.exec("crishim", "rm", "first")
+    assert f"connections to {pod.address} wait for the restore of first" in refused.value.stderr
+    assert "--force" in refused.value.stderr
+    assert list(stored(node)) == ["first"]
+    assert client.report()["errors"] == []
+    eventually(lambda: times_sent_again(pod.address) > 0)
+    assert node.exec("crishim", "rm", "--force", "first") == "first\n"
+    assert stored(node) == {}
+    eventually(lambda: client.report()["errors"] != [])
+    assert "reset" in client.close()["errors"][0]
+
+
+def test_a_checkpoint_can_go_once_it_was_restored(node: nodes.Node) -> None:
+    node.exec("crishim", "checkpoint", node.pod().run(), "--stop", "--name", "first")
+    node.crictl("start", node.pod().create("first"))
     assert node.exec("crishim", "rm", "first") == "first\n"

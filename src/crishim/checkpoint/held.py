@@ -17,18 +17,18 @@ import contextlib
 import logging
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import heldrecord, hold, neighbours
+from crishim.checkpoint import cni, heldrecord, hold, neighbours, reservation
 from crishim.checkpoint.heldrecord import HeldRecord
-from crishim.errors import DeadlineExceeded, NotFound, Precondition, ToolFailed
+from crishim.errors import AlreadyExists, Busy, DeadlineExceeded, NotFound, Precondition
 from crishim.ids import ContainerId, SandboxId, by_prefix
-from crishim.kernel import atomic
+from crishim.kernel import atomic, cgroup, packet, segment
 from crishim.tools import runc as runcs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from crishim.checkpoint.resolve import Source
     from crishim.containerd.cri import Cri
@@ -50,6 +50,7 @@ class Held:
         self._records: dict[SandboxId, HeldRecord] = {}
         self._catching: dict[SandboxId, hold.SourceHold] = {}
         self._locks: dict[SandboxId, asyncio.Lock] = {}
+        self._restoring: set[SandboxId] = set()
 
     async def keep(
         self,
@@ -65,6 +66,7 @@ class Held:
         Args: archive, inode: where the archive is about to appear, and the file that it will be.
         Returns: the record for `committed`; without that call only a later daemon looks at it.
         """
+        network = await asyncio.to_thread(cni.sandbox_network, source.sandbox.id)
         record = HeldRecord(
             sandbox=source.sandbox.id,
             container=source.container.id,
@@ -77,6 +79,7 @@ class Held:
             stopped_at_ns=time.time_ns(),
             interfaces=interfaces,
             pod_hold=caught.record if caught else None,
+            reservations=str(network.reservations or ""),
         )
         await asyncio.to_thread(self._store, record)
         if caught is not None:
@@ -107,6 +110,12 @@ class Held:
         found = by_prefix(container, (record.container for record in self._records.values()))
         return next((r for r in self._records.values() if r.container == found), None)
 
+    def of_archive(self, archive: Path) -> HeldRecord | None:
+        """Return the stopped container whose connections wait for the restore of an archive."""
+        return next(
+            (r for r in self._records.values() if r.archive == str(archive) and r.waiting), None
+        )
+
     def of_addresses(self, addresses: Iterable[str]) -> HeldRecord | None:
         """Return the stopped container whose connections wait for one of these addresses."""
         wanted = set(addresses)
@@ -124,14 +133,8 @@ class Held:
                 return
             if caught := self._catching.get(sandbox):
                 await caught.keep()
-            trouble = ""
-            for verb in (runcs.kill, runcs.resume):
-                try:
-                    await verb(record.runc, record.container)
-                except ToolFailed as error:
-                    # cgroup v2 ends frozen processes at the signal: nothing is left to thaw then.
-                    trouble = str(error)
-            await self._wait_ended(record.container, trouble)
+            await asyncio.to_thread(_kill, record)
+            await self._wait_ended(record.container)
             await self._write(replace(self._records[sandbox], frozen=False))
 
     async def sandbox_stops(self, sandbox: SandboxId) -> None:
@@ -145,12 +148,15 @@ class Held:
                 await caught.keep()
             if record.waiting:
                 node_hold = hold.NodeHold(record.waiting, key=sandbox[:12])
-                await self._write(replace(record, node_hold=node_hold.record))
+                record = replace(record, node_hold=node_hold.record)
+                await self._write(record)
                 await node_hold.close()
                 await neighbours.loosen(record.waiting)
+                await self._reserve(record)
 
     async def lift_node_hold(self, sandbox: SandboxId) -> None:
         """Stop dropping at the node, once the target's own hold stands and has the address."""
+        self._restoring.add(sandbox)
         record = self._records.get(sandbox)
         if record is not None and record.node_hold is not None:
             await hold.remove(record.node_hold)
@@ -161,13 +167,14 @@ class Held:
         if record is not None and record.node_hold is not None and record.waiting:
             await hold.NodeHold(record.waiting, key=sandbox[:12]).close()
 
-    async def fix_neighbours(self, sandbox: SandboxId) -> None:
-        """Fix again, after a failed restore, what the node knows of a sandbox that is still there.
-
-        Without it the connections live on too, but the node may call the address unreachable.
-        """
+    async def keep_again(self, sandbox: SandboxId) -> None:
+        """Keep the addresses from others again, after a failed restore has put them back."""
+        self._restoring.discard(sandbox)
         record = self._records.get(sandbox)
-        if record is not None and record.node_hold is None and record.waiting:
+        if record is None or not record.waiting:
+            return
+        await self._reserve(record)
+        if record.node_hold is None:
             with contextlib.suppress(NotFound, Precondition):  # it goes at this moment
                 for state in record.interfaces:
                     await neighbours.fix(record.netns, state)
@@ -183,6 +190,7 @@ class Held:
         Its sandbox, if it is still there, keeps the address behind its hold until it is removed; a
         container that is still frozen is ended when its kubelet stops it.
         """
+        self._restoring.discard(sandbox)
         async with self._lock(sandbox):
             record = self._records.get(sandbox)
             if record is None:
@@ -190,6 +198,7 @@ class Held:
             if caught := self._catching.pop(sandbox, None):
                 await caught.take_frames()
             await neighbours.loosen(record.waiting)
+            await self._unreserve(record)
             if record.node_hold is not None:
                 await hold.remove(record.node_hold)
                 self.forget(sandbox)  # its sandbox is gone, or stopped for good
@@ -203,10 +212,15 @@ class Held:
             self.forget(SandboxId(found))
 
     async def give_up(self, sandbox: SandboxId, why: str) -> None:
-        """Stop holding connections that nobody will restore on this node."""
+        """Stop holding connections that nobody will restore on this node.
+
+        Whoever has sent something meanwhile learns it at once, by a reset.
+        """
         record = self._records.get(sandbox)
         if record is not None and record.waiting:
             _log.warning("connections to %s are let go: %s", ", ".join(record.waiting), why)
+            resets = segment.refusals(self.stop_catching(sandbox))
+            await asyncio.to_thread(packet.send_packets, resets)
             await self.hand_over(sandbox)
 
     async def sweep(self, live: Iterable[str], *, wait_s: float) -> None:
@@ -216,9 +230,11 @@ class Held:
         """
         there = set(live)
         for sandbox, record in tuple(self._records.items()):
-            if time.time_ns() - record.stopped_at_ns > wait_s * 1e9:
+            waited_s = (time.time_ns() - record.stopped_at_ns) / 1e9
+            if waited_s > wait_s and sandbox not in self._restoring:
                 await self.give_up(sandbox, f"nobody restored them within {wait_s:g} s")
-            if sandbox not in there and not self._records[sandbox].waiting:
+            left = self._records.get(sandbox)
+            if left is not None and sandbox not in there and not left.waiting:
                 self.forget(sandbox)
 
     def load(self) -> None:
@@ -234,16 +250,44 @@ class Held:
     async def recover(self, sandbox: SandboxId) -> None:
         """Go on where a crash left off: end what has its archive, forget what has none.
 
-        Without an archive the dump's guardian has let the container go on.
+        Without an archive the dump's guardian lets the container go on; what is frozen all the same
+        was stopped, and its archive is somewhere else by now.
         """
         record = self._records[sandbox]
         if not record.frozen or record.handed_over:
             return
         if not heldrecord.is_committed(record):
+            guarded = self._paths.dump(record.container).exists()
+            if not guarded and await asyncio.to_thread(_is_frozen, record):
+                return
             await neighbours.loosen(record.waiting)
             self.forget(sandbox)
         elif not record.kubelet:
             await self.end(sandbox)
+
+    async def _reserve(self, record: HeldRecord) -> None:
+        """Keep CNI from giving the addresses to others, whether the sandbox still exists or not."""
+        try:
+            if record.reservations:
+                await asyncio.to_thread(
+                    reservation.reserve,
+                    Path(record.reservations),
+                    record.waiting,
+                    owner=record.sandbox,
+                    former=record.sandbox,
+                    waiting=record.node_hold is not None,
+                )
+        except (AlreadyExists, Busy, OSError) as error:
+            _log.warning("cannot reserve %s: %s", ", ".join(record.waiting), error)
+
+    async def _unreserve(self, record: HeldRecord) -> None:
+        """Let CNI give the addresses to others; what another sandbox has reserved is its own."""
+        if record.reservations:
+            directory, addresses = Path(record.reservations), record.waiting
+            with contextlib.suppress(Busy):
+                await asyncio.to_thread(
+                    reservation.release, directory, addresses, owner=record.sandbox, waiting=True
+                )
 
     def _lock(self, sandbox: SandboxId) -> asyncio.Lock:
         return self._locks.setdefault(sandbox, asyncio.Lock())
@@ -256,13 +300,26 @@ class Held:
         self._records[record.sandbox] = record
         await asyncio.to_thread(self._store, record)
 
-    async def _wait_ended(self, container: ContainerId, trouble: str) -> None:
+    async def _wait_ended(self, container: ContainerId) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_END_TIMEOUT_S):
                 while (await self._cri.container(container)).running:  # noqa: ASYNC110
                     await asyncio.sleep(_POLL_S)  # CRI has no call that waits for an exit
                 return
         raise DeadlineExceeded(
-            f"container {container[:13]} was ended, but containerd still calls it running",
-            details=trouble,
+            f"container {container[:13]} was ended, but containerd still calls it running"
         )
+
+
+def _is_frozen(record: HeldRecord) -> bool:
+    with contextlib.suppress(NotFound):
+        return cgroup.is_frozen(runcs.cgroup_of(record.runc, record.container))
+    return False
+
+
+def _kill(record: HeldRecord) -> None:
+    """End frozen processes: killed first, thawed then; nothing to do where runc knows them not."""
+    with contextlib.suppress(NotFound):
+        freezer = runcs.cgroup_of(record.runc, record.container)
+        cgroup.kill(freezer)
+        cgroup.thaw(freezer)

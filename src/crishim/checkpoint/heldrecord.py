@@ -28,6 +28,7 @@ class HeldRecord:
         pod_hold: the hold in the pod's namespace; None for a pod on the host's network.
         node_hold: the hold of the node; None while the sandbox exists.
         handed_over: its connections were restored elsewhere, or given up.
+        reservations: host-local's directory; "" where another plugin gave the addresses.
     """
 
     sandbox: SandboxId
@@ -43,6 +44,7 @@ class HeldRecord:
     pod_hold: HoldRecord | None
     node_hold: HoldRecord | None = None
     handed_over: bool = False
+    reservations: str = ""
 
     @property
     def waiting(self) -> tuple[str, ...]:
@@ -83,6 +85,7 @@ def decode(data: bytes) -> HeldRecord:
             pod_hold=_hold(table["pod_hold"]),
             node_hold=_hold(table["node_hold"]),
             handed_over=table["handed_over"],
+            reservations=table.get("reservations", ""),
         )
     except (ValueError, KeyError, TypeError, CrishimError) as error:
         raise Corrupt("not the record of a stopped container", details=repr(error)) from error

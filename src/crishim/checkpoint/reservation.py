@@ -2,7 +2,8 @@
 
 host-local keeps one file per address, named by it, with the id of the container it belongs to.
 A reservation written in its form is honoured when it chooses addresses for others, and goes when
-CNI removes the sandbox it names. Nothing here knows interfaces.
+CNI removes the sandbox it names; one that names another interface of it stays. Nothing here knows
+interfaces.
 
 Source: github.com/containernetworking/plugins v1.9.1, plugins/ipam/host-local/backend/disk.
 """
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from crishim.ids import SandboxId
 
 _INTERFACE = "eth0"
+_WAITING = "crishim"
+"""In place of the interface: whose connections wait, though CNI has removed the sandbox."""
 _LOCK_TIMEOUT_S = 5.0
 _POLL_S = 0.01
 
@@ -37,11 +40,18 @@ def holder(directory: Path, address: str) -> str:
 
 
 def reserve(
-    directory: Path, addresses: Collection[str], *, owner: SandboxId, former: SandboxId | None
+    directory: Path,
+    addresses: Collection[str],
+    *,
+    owner: SandboxId,
+    former: SandboxId | None,
+    waiting: bool = False,
 ) -> None:
     """Reserve all of `addresses` for a sandbox, or none; blocks, at most some seconds.
 
-    Args: former: a sandbox whose reservation may be taken over.
+    Args:
+        former: a sandbox whose reservation may be taken over.
+        waiting: for longer than the sandbox exists; only `release` ends it.
     Raises:
         AlreadyExists: an address is reserved for another container.
         Busy: host-local's lock was not to be had.
@@ -56,22 +66,30 @@ def reserve(
                 )
         for address in addresses:
             temporary = directory / f".crishim-{owner}"
-            temporary.write_text(f"{owner}\r\n{_INTERFACE}")
+            temporary.write_text(_text(owner, waiting=waiting))
             temporary.chmod(0o600)
             temporary.replace(directory / address)
 
 
-def release(directory: Path, addresses: Collection[str], *, owner: SandboxId) -> None:
+def release(
+    directory: Path, addresses: Collection[str], *, owner: SandboxId, waiting: bool = False
+) -> None:
     """Give up what a sandbox has reserved of `addresses`; blocks, at most some seconds.
 
+    Args: waiting: what was reserved with that word, instead of what was reserved without it.
     Raises: Busy: host-local's lock was not to be had.
     """
     if not directory.is_dir():
         return
     with _locked(directory):
         for address in addresses:
-            if holder(directory, address) == owner:
-                (directory / address).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if (directory / address).read_bytes() == _text(owner, waiting=waiting).encode():
+                    (directory / address).unlink()
+
+
+def _text(owner: SandboxId, *, waiting: bool) -> str:
+    return f"{owner}\r\n{_WAITING if waiting else _INTERFACE}"
 
 
 @contextlib.contextmanager

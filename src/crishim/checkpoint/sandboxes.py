@@ -104,8 +104,8 @@ class Arrival:
             await self._sandboxes.put_back(self._plan.sandbox)
         self._sandboxes.forget(self._plan.sandbox)
         await self._hold.abandon()
-        if self._source is not None and self._lifted:
-            await self._held.fix_neighbours(self._source)
+        if self._source is not None and self._begun:
+            await self._held.keep_again(self._source)
 
 
 class Sandboxes:
@@ -268,7 +268,7 @@ class Sandboxes:
                 await self._held.restore_node_hold(source.sandbox)
             await self.put_back(sandbox)
             if source is not None:
-                await self._held.fix_neighbours(source.sandbox)
+                await self._held.keep_again(source.sandbox)
         with contextlib.suppress(NotFound):
             # The sandbox may itself hold the connections of a container that was stopped since.
             await sweep(record.netns, keep=[own.pod_hold.table] if own and own.pod_hold else [])

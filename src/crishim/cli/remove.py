@@ -17,10 +17,16 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "rm",
         help="remove checkpoints from the node's store",
         description="Remove checkpoints from the node's store, for good. One that a created "
-        "container is to be restored from stays, with exit status 3. All are tried; the exit "
-        "status is that of the last one that failed.",
+        "container is to be restored from stays, with exit status 3. One for whose restore "
+        "connections of its stopped container wait stays too, unless --force is given. All are "
+        "tried; the exit status is that of the last one that failed.",
     )
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="name in the store")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="let go of connections that wait for the restore: their clients see them reset",
+    )
     client.add_socket(parser)
     parser.set_defaults(run=run)
 
@@ -33,7 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.checkpoints:
         try:
             with client.service(arguments.socket) as service:
-                service.RemoveCheckpoint(crishim_pb2.RemoveCheckpointRequest(name=name))
+                service.RemoveCheckpoint(
+                    crishim_pb2.RemoveCheckpointRequest(name=name, force=arguments.force)
+                )
             print(name)
         except SystemExit as failure:
             status = int(failure.code or 0)

@@ -1,4 +1,4 @@
-"""Find the processes of a cgroup, freeze and thaw them, on v1 and v2.
+"""Find the processes of a cgroup, freeze, end and thaw them, on v1 and v2.
 
 Source: cgroups(7); kernel Documentation/admin-guide/cgroup-v2.rst and
 cgroup-v1/freezer-subsystem.rst.
@@ -6,7 +6,10 @@ cgroup-v1/freezer-subsystem.rst.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -40,11 +43,23 @@ def freeze(directory: Path, *, timeout_s: float) -> None:
     while True:
         # v1 takes stock at each write: a process that was being forked is found by the next one.
         _order(directory, frozen=True)
-        if _frozen(directory):
+        if is_frozen(directory):
             return
         if time.monotonic() > end:
             raise DeadlineExceeded(f"the processes of {directory.name[:40]} cannot be frozen")
         time.sleep(_POLL_S)
+
+
+def is_frozen(directory: Path) -> bool:
+    """Return whether all processes of a cgroup stand still; raise NotFound if it is gone."""
+    legacy = directory / "freezer.state"
+    try:
+        if legacy.exists():
+            return legacy.read_text(encoding="ascii").strip() == "FROZEN"
+        events = (directory / "cgroup.events").read_text(encoding="ascii")
+    except FileNotFoundError as error:
+        raise NotFound(f"the cgroup {directory} is gone") from error
+    return "frozen 1" in events.splitlines()
 
 
 def thaw(directory: Path) -> None:
@@ -55,25 +70,40 @@ def thaw(directory: Path) -> None:
         return
 
 
+def kill(directory: Path) -> None:
+    """Send SIGKILL to all processes of a frozen cgroup and below; one that is gone is fine.
+
+    On v2 they end at once. On v1 they end when they are thawed, without another instruction of
+    theirs; until then none of them can go, so that the ids read here stay theirs.
+    """
+    if (directory / "freezer.state").exists():
+        for pid in processes(directory):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        _write(directory / "cgroup.kill", b"1")
+
+
 def _order(directory: Path, *, frozen: bool) -> None:
     legacy = directory / "freezer.state"
     try:
         if legacy.exists():
             legacy.write_text("FROZEN" if frozen else "THAWED", encoding="ascii")
         else:
-            # Not to be created where the cgroup is gone.
-            fd = os.open(directory / "cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(fd, b"1" if frozen else b"0")
-            finally:
-                os.close(fd)
+            _write(directory / "cgroup.freeze", b"1" if frozen else b"0")
     except FileNotFoundError as error:
         raise NotFound(f"the cgroup {directory} is gone") from error
 
 
-def _frozen(directory: Path) -> bool:
-    legacy = directory / "freezer.state"
-    if legacy.exists():
-        return legacy.read_text(encoding="ascii").strip() == "FROZEN"
-    events = (directory / "cgroup.events").read_text(encoding="ascii")
-    return "frozen 1" in events.splitlines()
+def _write(file: Path, data: bytes) -> None:
+    """Write to a file that is not to be created; raise FileNotFoundError if the cgroup is gone."""
+    fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # it went after the open
+            raise
+        raise FileNotFoundError(error.errno, error.strerror, str(file)) from error
+    finally:
+        os.close(fd)

@@ -21,8 +21,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crishim.kernel.segment import checksum
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
 VNET_HDR_BYTES = 10
 
@@ -225,11 +227,21 @@ def announcement(address: str, mac: str) -> bytes:
 
 def icmpv6_checksum(source: bytes, destination: bytes, body: bytes) -> int:
     """Return the checksum of an ICMPv6 message between two packed addresses."""
-    data = source + destination + struct.pack("!II", len(body), 58) + body
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total >> 16) + (total & 0xFFFF)
-    return ~total & 0xFFFF
+    return checksum(source + destination + struct.pack("!II", len(body), 58) + body)
+
+
+def send_packets(packets: Mapping[str, Sequence[bytes]]) -> None:
+    """Send whole IP packets, by the address they are for; blocks for some 20 us each.
+
+    Nobody waits for a packet that the kernel does not take.
+    """
+    for address, wanted in packets.items():
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        with socket.socket(family, kind, socket.IPPROTO_RAW) as sender:
+            for packet in wanted:
+                with contextlib.suppress(OSError):
+                    sender.sendto(packet, (address, 0))
 
 
 class Announcer:

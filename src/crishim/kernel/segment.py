@@ -1,8 +1,12 @@
-"""What a caught frame carries: TCP and UDP out of Ethernet, and which frames say the same. Pure."""
+"""What a caught frame carries (TCP and UDP out of Ethernet), which say the same, what refuses them.
+
+Pure: bytes in, values and bytes out.
+"""
 
 from __future__ import annotations
 
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +17,8 @@ if TYPE_CHECKING:
 _DATA_OFFSET = 12
 _FLAGS = 13
 _HEADER_BYTES = 20
+_SYN, _RST, _ACK = 0x02, 0x04, 0x10
+_HOPS = 64
 
 
 def transport(frame: bytes) -> tuple[int, str, str, bytes] | None:
@@ -60,3 +66,50 @@ def _said(frame: bytes) -> tuple[bytes, bytes, int, bytes] | None:
         return None
     data = segment[(segment[_DATA_OFFSET] >> 4) * 4 :]
     return ends, segment[:8], segment[_FLAGS], data
+
+
+def refusals(frames: Iterable[Frame]) -> dict[str, list[bytes]]:
+    """Return what ends the connections that TCP segments belong to: one reset for each of them.
+
+    Returns: IP packets by the address they are for.
+    Source: RFC 9293, 3.10.7.1: what a host answers that knows no such connection.
+    """
+    last: dict[tuple[str, str, bytes], bytes] = {}
+    for frame in frames:
+        found = transport(frame.ethernet)
+        if found is not None and found[0] == socket.IPPROTO_TCP:
+            _, source, destination, segment = found
+            if not segment[_FLAGS] & _RST:
+                last[source, destination, segment[:4]] = segment
+    packets: dict[str, list[bytes]] = {}
+    for (source, destination, _), segment in last.items():
+        packets.setdefault(source, []).append(_refusal(segment, sender=destination, to=source))
+    return packets
+
+
+def _refusal(segment: bytes, *, sender: str, to: str) -> bytes:
+    theirs, ours, sequence, acknowledged = struct.unpack("!HHII", segment[:12])
+    if segment[_FLAGS] & _ACK:
+        numbers = (acknowledged, 0, 5 << 4, _RST)
+    else:
+        begins = bool(segment[_FLAGS] & _SYN)
+        numbers = (0, (sequence + begins) % (1 << 32), 5 << 4, _RST | _ACK)
+    reset = struct.pack("!HHIIBBHHH", ours, theirs, *numbers, 0, 0, 0)
+    family = socket.AF_INET6 if ":" in to else socket.AF_INET
+    ends = socket.inet_pton(family, sender) + socket.inet_pton(family, to)
+    total = checksum(ends + struct.pack("!II", len(reset), socket.IPPROTO_TCP) + reset)
+    reset = reset[:16] + struct.pack("!H", total) + reset[18:]
+    if family == socket.AF_INET6:
+        header = struct.pack("!IHBB", 6 << 28, len(reset), socket.IPPROTO_TCP, _HOPS)
+    else:
+        # The kernel fills in length, identification and checksum of a raw packet's header.
+        header = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, _HOPS, socket.IPPROTO_TCP, 0)
+    return header + ends + reset
+
+
+def checksum(data: bytes) -> int:
+    """Return the internet checksum of an even number of bytes; RFC 1071."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total >> 16) + (total & 0xFFFF)
+    return ~total & 0xFFFF

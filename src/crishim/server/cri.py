@@ -31,7 +31,7 @@ from crishim.checkpoint.request import DumpRequest
 from crishim.checkpoint.restore import FINAL
 from crishim.checkpoint.wanted import read_manifest, refuse_foreign, wanted
 from crishim.errors import InvalidRequest, Precondition
-from crishim.ids import container_id, sandbox_id
+from crishim.ids import by_prefix, container_id, sandbox_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -104,6 +104,7 @@ class CriMethods:
     async def CreateContainer(self, raw: bytes, context: Context) -> bytes:
         """Create a container; from a checkpoint if its image names one."""
         request = api_pb2.CreateContainerRequest.FromString(raw)
+        self._refuse_cut_off(request.pod_sandbox_id)
         asked = wanted(request, self.store, self.restored)
         if asked is None:
             return await self._forward("CreateContainer", raw, context)
@@ -217,18 +218,22 @@ class CriMethods:
             self.sandboxes.correct(message.pod_sandbox_status)
             yield message.SerializeToString()
 
-    async def _refuse_in_held(self, container: str) -> None:
-        """Refuse an ordinary start in the sandbox of a stopped container.
+    def _refuse_cut_off(self, sandbox: str) -> None:
+        """Refuse a container in the sandbox of a stopped one.
 
         That sandbox is cut off, and its address may be another pod's by now.
         """
+        if by_prefix(sandbox, self.held.sandboxes()):
+            raise Precondition(
+                "the pod's container was stopped by a checkpoint, and the pod is cut off",
+                hint="make a new pod",
+            )
+
+    async def _refuse_in_held(self, container: str) -> None:
+        """Refuse an ordinary start in a sandbox that is cut off; one with its address ends it."""
         if self.held.sandboxes():
             found = await self.cri.container(container)
-            if self.held.of_sandbox(found.sandbox):
-                raise Precondition(
-                    "the pod's container was stopped by a checkpoint, and the pod is cut off",
-                    hint="make a new pod",
-                )
+            self._refuse_cut_off(found.sandbox)
             status = (await self.cri.sandbox(found.sandbox)).status.network
             if record := self.held.of_addresses([status.ip]):
                 await self.held.give_up(record.sandbox, "CNI gave the address to another pod")

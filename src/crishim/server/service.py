@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from crishim.checkpoint.doctor.finding import Finding
     from crishim.checkpoint.dumper import Dumper
     from crishim.checkpoint.receive import Receiver
+    from crishim.checkpoint.removal import Removal
     from crishim.checkpoint.request import DumpResult
     from crishim.checkpoint.restore import Restorer
     from crishim.checkpoint.store import Store
-    from crishim.ids import CheckpointName, ContainerId
+    from crishim.ids import ContainerId
     from crishim.server.guard import Calls, Context
 
 _TCP = {0: "", 1: "established", 2: "close", 3: "refuse"}
@@ -42,7 +43,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
 
     Args:
         timeout_s: deadline of calls that name none.
-        remove: removes a checkpoint from the store.
+        removal: removes checkpoints from the store.
         examine: examines the node for Doctor.
     """
 
@@ -55,7 +56,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         store: Store,
         calls: Calls,
         timeout_s: float,
-        remove: Callable[[CheckpointName], Awaitable[None]],
+        removal: Removal,
         examine: Callable[[], Awaitable[list[Finding]]],
     ) -> None:
         self._calls = calls
@@ -64,7 +65,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         self._receiver = receiver
         self._store = store
         self._timeout_s = timeout_s
-        self._remove = remove
+        self._removal = removal
         self._examine = examine
 
     async def CheckpointContainer(
@@ -170,7 +171,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         self, request: crishim_pb2.RemoveCheckpointRequest, context: Context
     ) -> crishim_pb2.RemoveCheckpointResponse:
         """Remove one checkpoint from the store."""
-        await self._remove(checkpoint_name(request.name))
+        await self._removal.remove(checkpoint_name(request.name), force=request.force)
         return crishim_pb2.RemoveCheckpointResponse()
 
     async def Doctor(

@@ -146,19 +146,6 @@ def cgroup_of(runc: Runc, container: ContainerId) -> Path:
         raise NotFound(f"runc has no state of container {container[:13]}") from error
 
 
-async def resume(runc: Runc, container: ContainerId) -> None:
-    """Thaw all processes of the container."""
-    await _verb(runc, ["resume", container])
-
-
-async def kill(runc: Runc, container: ContainerId) -> None:
-    """Send SIGKILL to the container's first process, and with it to all of its pid namespace.
-
-    On cgroup v1 a frozen process keeps the signal until it is thawed.
-    """
-    await _verb(runc, ["kill", container, "KILL"])
-
-
 async def checkpoint(runc: Runc, container: ContainerId, options: CheckpointOptions) -> None:
     """Dump a container through CRIU; without `leave_running` its processes end.
 
@@ -181,11 +168,3 @@ async def checkpoint(runc: Runc, container: ContainerId, options: CheckpointOpti
             details=details or logs.last_lines(done.stderr),
             log_path=str(options.kept_logs / (criu_log if criu_log.exists() else log).name),
         )
-
-
-async def _verb(runc: Runc, words: list[str]) -> bytes:
-    done = await process.run(runc.argv(*words), timeout_s=_TIMEOUT_S)
-    if done.exit_status != 0:
-        details = logs.last_lines(done.stderr)
-        raise ToolFailed(f"runc {words[0]}", done.exit_status, details=details)
-    return done.stdout

@@ -1,7 +1,14 @@
-"""A manifest and a restore plan to test with."""
+"""A manifest, a restore plan and the record of a stopped container to test with."""
+
+from pathlib import Path
 
 from crishim.checkpoint import manifest as manifests
+from crishim.checkpoint.heldrecord import HeldRecord
+from crishim.checkpoint.hold import HoldRecord
 from crishim.checkpoint.pending import RestorePlan
+from crishim.ids import container_id, sandbox_id
+from crishim.kernel.interface import Address, InterfaceState
+from crishim.tools.runc import Runc
 
 
 def manifest() -> manifests.Manifest:
@@ -55,4 +62,27 @@ def plan() -> RestorePlan:
         pod_uid="uid",
         container_name="counter",
         interfaces=({"name": "eth0"},),
+    )
+
+
+def held_record(*, archive: str) -> HeldRecord:
+    state = InterfaceState(
+        name="eth0",
+        mac="02:00:00:00:00:01",
+        mtu_bytes=1500,
+        addresses=(Address(address="10.0.0.2", prefix_bits=24),),
+    )
+    return HeldRecord(
+        sandbox=sandbox_id("5a"),
+        container=container_id("c0"),
+        archive=archive,
+        inode=0,
+        netns="/run/netns/x",
+        runc=Runc(binary="runc", root=Path("/run/runc"), systemd_cgroup=True),
+        frozen=True,
+        kubelet=True,
+        stopped_at_ns=7,
+        interfaces=(state,),
+        pod_hold=HoldRecord(netns="/run/netns/x", family="netdev", table="crishim_hold_1"),
+        reservations="/var/lib/cni/networks/pods",
     )

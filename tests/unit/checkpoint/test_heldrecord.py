@@ -1,40 +1,17 @@
 """Records of stopped containers: there and back, and what counts as committed."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from crishim.checkpoint import heldrecord
-from crishim.checkpoint.heldrecord import HeldRecord
-from crishim.checkpoint.hold import HoldRecord
 from crishim.errors import Corrupt
-from crishim.ids import container_id, sandbox_id
-from crishim.kernel.interface import Address, InterfaceState
-from crishim.tools.runc import Runc
+from tests.unit.checkpoint.samples import held_record
 
 
 @pytest.fixture
 def record(tmp_path):
-    state = InterfaceState(
-        name="eth0",
-        mac="02:00:00:00:00:01",
-        mtu_bytes=1500,
-        addresses=(Address(address="10.0.0.2", prefix_bits=24),),
-    )
-    return HeldRecord(
-        sandbox=sandbox_id("5a"),
-        container=container_id("c0"),
-        archive=str(tmp_path / "a.tar"),
-        inode=0,
-        netns="/run/netns/x",
-        runc=Runc(binary="runc", root=Path("/run/runc"), systemd_cgroup=True),
-        frozen=True,
-        kubelet=True,
-        stopped_at_ns=7,
-        interfaces=(state,),
-        pod_hold=HoldRecord(netns="/run/netns/x", family="netdev", table="crishim_hold_1"),
-    )
+    return held_record(archive=str(tmp_path / "a.tar"))
 
 
 def test_there_and_back(record):

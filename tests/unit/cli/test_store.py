@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 
@@ -11,9 +10,11 @@ import pytest
 
 from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
 from crishim._proto.criu import images_pb2 as images
-from crishim.checkpoint import pending, removal
+from crishim.checkpoint import heldrecord, pending
 from crishim.checkpoint.archive import ArchiveWriter
+from crishim.checkpoint.held import Held
 from crishim.checkpoint.pins import Pins
+from crishim.checkpoint.removal import Removal
 from crishim.checkpoint.store import Store
 from crishim.cli.main import main
 from crishim.containerd.channel import unix_target
@@ -24,7 +25,7 @@ from crishim.server.listen import new_server
 from crishim.server.service import CheckpointRestore
 from tests.fakes.cri_server import FakeRuntime
 from tests.unit.checkpoint.criu_samples import ENTRIES, PSTREE, image
-from tests.unit.checkpoint.samples import manifest
+from tests.unit.checkpoint.samples import held_record, manifest
 
 IMAGE, OTHER_IMAGE = "sha256:" + "1" * 64, "sha256:" + "3" * 64
 
@@ -56,6 +57,7 @@ class Node:
         self.store = Store(self.paths)
         self.images = FakeImages()
         self.pins = Pins(self.images, self.store)
+        self.held = Held(self.paths, None)
         self.socket = directory / "s.sock"
         self._capsys = capsys
 
@@ -88,9 +90,7 @@ class Node:
             store=self.store,
             calls=Calls(),
             timeout_s=10,
-            remove=functools.partial(
-                removal.remove, store=self.store, paths=self.paths, pins=self.pins
-            ),
+            removal=Removal(store=self.store, paths=self.paths, pins=self.pins, held=self.held),
             examine=examine,
         )
         service = crishim_pb2.DESCRIPTOR.services_by_name["CheckpointRestore"]
@@ -241,6 +241,23 @@ async def test_rm_takes_names_only(node, tmp_path):
         assert status == 2
         assert "is not a checkpoint name" in err
     assert outside.exists()
+
+
+async def test_rm_refuses_while_connections_wait_for_it(node):
+    archive = node.add("first")
+    record = held_record(archive=str(archive))
+    node.paths.held.mkdir(parents=True)
+    node.paths.held_sandbox(record.sandbox).write_bytes(heldrecord.encode(record))
+    node.held.load()
+    status, out, err = await node.run("rm", "first")
+    assert (status, out) == (1, "")
+    assert "connections to 10.0.0.2 wait for the restore of first" in err
+    assert "--force" in err
+    assert archive.exists()
+    status, out, _ = await node.run("rm", "--force", "first")
+    assert (status, out) == (0, "first\n")
+    assert not archive.exists()
+    assert node.held.of_addresses(["10.0.0.2"]) is None
 
 
 async def test_rm_refuses_while_a_container_waits_for_it(node):

@@ -1,3 +1,6 @@
+import signal
+import subprocess
+
 import pytest
 
 from crishim.errors import DeadlineExceeded, NotFound
@@ -23,7 +26,25 @@ def test_a_v2_freezer_waits_for_the_event(tmp_path):
     assert (tmp_path / "cgroup.freeze").read_text() == "1"
 
 
+def test_a_v1_cgroup_is_ended_process_by_process(tmp_path):
+    (tmp_path / "freezer.state").write_text("FROZEN")
+    (tmp_path / "below").mkdir()
+    children = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    for directory, child in zip((tmp_path, tmp_path / "below"), children, strict=True):
+        (directory / "cgroup.procs").write_text(f"{child.pid}\n")
+    cgroup.kill(tmp_path)
+    assert [child.wait(10) for child in children] == [-signal.SIGKILL] * 2
+
+
+def test_a_v2_cgroup_is_ended_by_the_kernel(tmp_path):
+    (tmp_path / "cgroup.freeze").write_text("1")
+    (tmp_path / "cgroup.kill").write_text("")
+    cgroup.kill(tmp_path)
+    assert (tmp_path / "cgroup.kill").read_text() == "1"
+
+
 def test_a_cgroup_that_is_gone(tmp_path):
     with pytest.raises(NotFound):
         cgroup.freeze(tmp_path / "gone", timeout_s=1)
+    cgroup.kill(tmp_path / "gone")
     cgroup.thaw(tmp_path / "gone")

@@ -85,6 +85,19 @@ def test_only_ones_own_reservations_are_released(tmp_path):
     assert [reservation.holder(tmp_path, f"10.0.0.{n}") for n in (2, 3)] == ["", OTHER]
 
 
+def test_a_reservation_for_those_who_wait_outlives_the_sandbox(tmp_path):
+    """CNI's DEL removes what names the sandbox and eth0; the restored pod may take it over."""
+    for _ in range(2):
+        reservation.reserve(tmp_path, ["10.0.0.2"], owner=MINE, former=MINE, waiting=True)
+    assert reservation.holder(tmp_path, "10.0.0.2") == MINE
+    assert b"eth0" not in (tmp_path / "10.0.0.2").read_bytes()
+    reservation.release(tmp_path, ["10.0.0.2"], owner=MINE)
+    assert reservation.holder(tmp_path, "10.0.0.2") == MINE
+    reservation.reserve(tmp_path, ["10.0.0.2"], owner=OTHER, former=MINE)
+    reservation.release(tmp_path, ["10.0.0.2"], owner=MINE, waiting=True)
+    assert reservation.holder(tmp_path, "10.0.0.2") == OTHER
+
+
 def test_releasing_where_nothing_was_reserved_makes_nothing(tmp_path):
     reservation.release(tmp_path / "none", ["10.0.0.2"], owner=MINE)
     assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,12 @@
-"""Which caught frames repeat each other."""
+"""Which caught frames repeat each other, and what ends the connections that they are of."""
 
 import struct
 
 from crishim.kernel.packet import VNET_HDR_BYTES, Frame
-from crishim.kernel.segment import without_repeats
+from crishim.kernel.segment import checksum, refusals, without_repeats
 
-ACK, FIN = 0x10, 0x11
+ACK, FIN, SYN, RST = 0x10, 0x11, 0x02, 0x04
+ENDS4 = ("97.98.99.100", "101.102.103.104")
 
 
 def tcp(number, *, flags=ACK, data=b"", port=4000, caught_ns=0, version=4):
@@ -47,3 +48,28 @@ def test_what_is_no_tcp_is_kept():
     arp = Frame(1, bytes(VNET_HDR_BYTES + 12) + b"\x08\x06" + bytes(28))
     cut = Frame(2, tcp(1).data[: VNET_HDR_BYTES + 40])
     assert without_repeats([arp, arp, cut, cut]) == [arp, arp, cut, cut]
+
+
+def test_each_connection_is_refused_once_where_its_peer_expects_the_next_byte():
+    frames = [tcp(1, data=b"x"), tcp(2, data=b"y"), tcp(9, port=4001)]
+    assert list(refusals(frames)) == [ENDS4[0]]
+    for packet, port in zip(refusals(frames)[ENDS4[0]], (4000, 4001), strict=True):
+        assert (packet[9], packet[12:20]) == (6, b"efgh" + b"abcd")
+        assert struct.unpack("!HHIIBB", packet[20:34]) == (80, port, 7, 0, 0x50, RST)
+        assert checksum(packet[12:20] + struct.pack("!II", 20, 6) + packet[20:]) == 0
+
+
+def test_what_would_begin_a_connection_is_refused_too():
+    (packet,) = refusals([tcp(0xFFFFFFFF, flags=SYN)])[ENDS4[0]]
+    assert struct.unpack("!HHIIBB", packet[20:34]) == (80, 4000, 0, 0, 0x50, RST | ACK)
+
+
+def test_refusals_of_ipv6_have_their_whole_header():
+    (packet,) = refusals([tcp(1, version=6)])["6161:6161:6161:6161:6161:6161:6161:6161"]
+    assert packet[:8] == struct.pack("!IHBB", 6 << 28, 20, 6, 64)
+    assert packet[8:40] == b"b" * 16 + b"a" * 16
+    assert checksum(packet[8:40] + struct.pack("!II", 20, 6) + packet[40:]) == 0
+
+
+def test_nothing_answers_a_reset():
+    assert refusals([tcp(1, flags=RST)]) == {}

@@ -102,7 +102,8 @@ class CheckpointRestoreServicer(object):
 
     def RemoveCheckpoint(self, request, context):
         """Removes one checkpoint from the store. NOT_FOUND if there is none of that name; ABORTED while a
-        restore reads it.
+        container waits to be restored from it; FAILED_PRECONDITION while connections wait for its
+        restore.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

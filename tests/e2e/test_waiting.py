@@ -1,0 +1,100 @@
+"""Connections that wait for a restore: nobody else gets their address, and they may be let go."""
+
+import contextlib
+import json
+
+import pytest
+
+from tests.e2e import nodes
+from tests.e2e.moves import ARCHIVE, assert_unharmed, checkpoint, eventually
+
+CONFIG = "/etc/crishim/config.toml"
+CNI_CONFIG = "/etc/cni/net.d/10-lab.conflist"
+
+
+@pytest.fixture
+def impatient(node):
+    """The node, with a daemon that lets connections wait for two seconds only."""
+    node.sh(f"mkdir -p /etc/crishim; printf '[checkpoint]\\nconnections_wait_s = 2\\n' > {CONFIG}")
+    node.exec("service", "crishim", "restart")
+    yield node
+    node.exec("rm", CONFIG)
+    node.exec("service", "crishim", "restart")
+
+
+@pytest.mark.parametrize("pod_stays", [True, False], ids=["pod-stays", "pod-gone"])
+def test_waiting_ends_after_the_configured_time(impatient, pod_stays):
+    """The client is told by a reset and does not hang; the address is free again."""
+    pod = impatient.pod()
+    container = pod.run()
+    address = pod.address
+    client = nodes.Client(address)
+    client.wait_answers(20)
+    checkpoint(impatient, container, "--stop")
+    if not pod_stays:
+        pod.remove()
+    eventually(lambda: client.report()["errors"] != [])
+    assert "reset" in client.close()["errors"][0]
+    log = impatient.sh("cat /var/log/crishim.log")
+    assert f"connections to {address} are let go: nobody restored them within 2 s" in log
+    if not pod_stays:
+        eventually(lambda: address not in impatient.sh("ls /var/lib/cni/networks/lab"))
+    impatient.exec("rm", ARCHIVE)
+
+
+def test_a_held_address_is_given_to_nobody(node):
+    """Not even when it is the last one that CNI has: the next pod fails, and the restore works."""
+    pod = node.pod()
+    container = pod.run()
+    address = pod.address
+    client = nodes.Client(address)
+    client.wait_answers(20)
+    checkpoint(node, container, "--stop")
+    pod.remove()
+    with only_address(node, address):
+        with pytest.raises(nodes.CommandFailed) as refused:
+            node.pod()
+        assert "no IP addresses available" in refused.value.stderr
+    revived = node.pod().create(ARCHIVE)
+    node.crictl("start", revived)
+    client.wait_answers(50)
+    assert_unharmed(client.close())
+    node.exec("rm", ARCHIVE)
+
+
+@contextlib.contextmanager
+def only_address(node: nodes.Node, address: str):
+    """Let CNI have one address to give and no other."""
+    was = node.exec("cat", CNI_CONFIG)
+    now = json.loads(was)
+    now["plugins"][0]["ipam"]["ranges"][0][0] |= {"rangeStart": address, "rangeEnd": address}
+    configure_cni(node, json.dumps(now))
+    try:
+        yield
+    finally:
+        configure_cni(node, was)
+
+
+def configure_cni(node: nodes.Node, text: str) -> None:
+    """Write CNI's configuration and wait until containerd has taken notice."""
+    file = node.write_json(json.loads(text))
+    node.exec("mv", file, CNI_CONFIG)
+    wanted = json.loads(text)["plugins"][0]["ipam"]["ranges"][0][0]["rangeEnd"]
+    known = f'"rangeEnd":"{wanted}"'
+    eventually(lambda: known in node.crictl("info").replace("\\", "").replace(" ", ""))
+
+
+def test_a_held_pod_takes_no_other_container(node):
+    """One clear error each, whether it was created before the checkpoint or is to be created."""
+    pod = node.pod()
+    container = pod.run()
+    created = pod.create(nodes.IMAGE, "/workload", "-port", "9001")
+    node.exec("crishim", "checkpoint", container, "--stop", "--name", "first")
+    with pytest.raises(nodes.CommandFailed) as refused:
+        node.crictl("start", created)
+    assert "stopped by a checkpoint, and the pod is cut off" in refused.value.stderr
+    with pytest.raises(nodes.CommandFailed) as refused:
+        pod.create(nodes.IMAGE, "/workload")
+    assert "stopped by a checkpoint, and the pod is cut off" in refused.value.stderr
+    assert "make a new pod" in refused.value.stderr
+    node.exec("crishim", "rm", "--force", "first")

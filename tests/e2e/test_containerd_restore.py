@@ -15,7 +15,7 @@ import uuid
 
 import pytest
 
-from tests.e2e import nodes
+from tests.e2e import nodes, programs
 from tests.e2e.moves import ARCHIVE, eventually
 
 IMAGE = "docker.io/library/busybox:latest"
@@ -27,7 +27,7 @@ CDI_SPEC = {
     "kind": "crishim.test/device",
     "devices": [{"name": "gpu", "containerEdits": {"env": ["DEVICE=gpu"]}}],
 }
-CGROUPS = "/sys/fs/cgroup"
+PARENTS = ("/crishim-test-old", "/crishim-test-new")
 RESOURCES = {
     "cpu_period": 10000,
     "cpu_quota": 20000,
@@ -43,15 +43,18 @@ def pulled(node):
     yield node
     node.exec("rm", "-f", ARCHIVE, CDI_FILE)
     node.clean()
+    for parent in PARENTS:  # containerd makes them and leaves them
+        node.sh(f"find /sys/fs/cgroup -depth -type d -path '*{parent}' -exec rmdir {{}} +")
     node.crictl("pull", IMAGE)
 
 
-def pod_config() -> dict[str, object]:
+def pod_config(**changes: object) -> dict[str, object]:
     """Return what two pods of one name, one after the other, have in common."""
     return {
         "metadata": {"name": "podsandbox1", "namespace": "other", "uid": "same", "attempt": 1},
         "hostname": "crictl-host",
         "log_directory": f"/var/log/pods/same-{uuid.uuid4().hex[:6]}",
+        **changes,
     }
 
 
@@ -122,3 +125,34 @@ def test_a_container_from_an_archive(pulled):
     with pytest.raises(nodes.CommandFailed):
         node.crictl("exec", container, "ls", "/etc/group")
     node.crictl("rmp", "-f", pod.id)
+
+
+def test_another_cgroup_parent(pulled):
+    """The pod of the restored container hangs elsewhere: its processes and limits do too."""
+    node, (old, new) = pulled, PARENTS
+    pod = node.pod(**pod_config(linux={"cgroup_parent": old}))
+    container = pod.create(IMAGE, **container_config())
+    node.crictl("start", container)
+    assert parents_of(node, container) == {old}
+    node.crictl("checkpoint", "--export", ARCHIVE, container)
+    forget(pod, container)
+
+    pod = node.pod(**pod_config(linux={"cgroup_parent": new}))
+    container = pod.create(ARCHIVE, **container_config())
+    node.crictl("start", container)
+    before = len(lines(node, container))
+    eventually(lambda: len(lines(node, container)) > before + 5)
+    assert parents_of(node, container) == {new}
+    limit = "memory.limit_in_bytes|memory.max"
+    script = f"find /sys/fs/cgroup -path '*{new}/{container}/*' | grep -E '/({limit})$' | xargs cat"
+    assert int(node.sh(script)) == RESOURCES["memory_limit_in_bytes"]
+    assert node.sh(f"find /sys/fs/cgroup -path '*{old}/*' -type d") == ""
+    node.crictl("rmi", IMAGE)
+    assert not has_image(node)
+
+
+def parents_of(node: nodes.Node, container: str) -> set[str]:
+    """Return the parents of the cgroups that the container's processes are in."""
+    pid = programs.pid(node, container)
+    paths = {line.split(":")[2] for line in node.exec("cat", f"/proc/{pid}/cgroup").splitlines()}
+    return {path.removesuffix(f"/{container}") for path in paths if path.endswith(container)}

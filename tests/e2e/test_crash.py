@@ -134,26 +134,37 @@ def test_containerd_killed_in_a_dump(scene, stop):
     scene.end()
 
 
-def test_crishim_killed_between_create_and_start(scene):
+@pytest.mark.parametrize("service", ["crishim", "containerd"])
+def test_killed_between_create_and_start(scene, service):
     """The container that was created from a checkpoint is restored by its start all the same."""
     checkpoint(scene.node, scene.container, "--stop")
     scene.pod.remove()
     scene.pod = scene.node.pod()
     created = scene.pod.create(ARCHIVE)
-    scene.killed("true")
+    scene.killed("true", service=service)
     scene.node.crictl("start", created)
     assert scene.state(created) == "CONTAINER_RUNNING"
     scene.end()
 
 
-@pytest.mark.parametrize("delay_s", [0.03, 0.08, 0.15, 0.25])
-def test_crishim_killed_in_a_restore(scene, delay_s):
+@pytest.mark.parametrize(
+    ("service", "delay_s"),
+    [
+        ("crishim", 0.03),
+        ("crishim", 0.08),
+        ("crishim", 0.15),
+        ("crishim", 0.25),
+        ("containerd", 0.08),
+        ("containerd", 0.2),
+    ],
+)
+def test_killed_in_a_restore(scene, service, delay_s):
     """It was restored, or the next start restores it; never a cold start, never a reset."""
     checkpoint(scene.node, scene.container, "--stop")
     scene.pod.remove()
     scene.pod = scene.node.pod()
     created = scene.pod.create(ARCHIVE)
-    scene.killed("crictl", "start", created, delay_s=delay_s)
+    scene.killed("crictl", "start", created, service=service, delay_s=delay_s)
     if scene.state(created) == "CONTAINER_CREATED":
         scene.node.crictl("start", created)
     elif scene.state(created) == "CONTAINER_EXITED":

@@ -78,6 +78,7 @@ class Recovery:
     async def tend(self) -> None:
         """Clear up after containers and pods that went without us; now and then, and at start."""
         await self._attempt(self.restorer.sweep(), "containers that are gone")
+        await self._attempt(self.sandboxes.sweep(), "addresses of pods that are gone")
         await self._attempt(self._held(), "connections that wait")
 
     async def _held(self) -> None:

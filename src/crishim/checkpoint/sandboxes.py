@@ -275,6 +275,14 @@ class Sandboxes:
         if not waiting and source is not None and source.sandbox != sandbox:
             await self._held.hand_over(source.sandbox)
 
+    async def sweep(self) -> None:
+        """Free the addresses of sandboxes that somebody removed without asking us."""
+        known = self.sandboxes()  # before the runtime is asked: younger ones are not in its answer
+        live = {item.id for item in await self._cri.sandboxes()}
+        for sandbox in known:
+            if sandbox not in live:
+                await self.put_back(sandbox)
+
     def sandboxes(self) -> list[SandboxId]:
         """Return the sandboxes with a preserved address."""
         return list(self._records)

@@ -34,13 +34,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import describe, logs, metadata, preflight
+from crishim.checkpoint import describe, logs, metadata, preflight, remaps
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.connections import SourceConnections
-from crishim.checkpoint.fifo import FifoReceiver
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.guardian import Guardian
 from crishim.checkpoint.layerdump import LayerDump
+from crishim.checkpoint.memory import MemoryDump
 from crishim.checkpoint.request import DumpResult
 from crishim.checkpoint.trail import Trail
 from crishim.checkpoint.workspace import Workspace
@@ -63,9 +63,6 @@ if TYPE_CHECKING:
     from crishim.paths import Paths
 
 _FREEZE_TIMEOUT_S = 10.0
-_SPARE_FIFOS = 8
-"""CRIU writes one page image per process and per piece of shared memory; with too few FIFOs the
-rest become ordinary files, which costs a copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +107,7 @@ class Dump:
         self._connections = SourceConnections(source, lasting=request.stop)
         self._freezer = runcs.cgroup_of(source.runc, container)
         self._pids = cgroup.processes(self._freezer)
+        self._remaps = False
         self._paused = False
         self._kept = False
         self._handover = shared.handovers.of(container) if request.stop else None
@@ -140,8 +138,7 @@ class Dump:
                 await self._guard(undo, writer)
                 record = await self._announce(undo, writer, interfaces) if stop else None
             with step("changes"):
-                await layer.catch_up()
-                await in_thread(writer.prepare, await in_thread(procs.memory_bytes, self._pids))
+                await self._changes(writer, layer)
             with step("drain"):
                 gate = undo.enter_context(contextlib.ExitStack())
                 await self._quiet(gate)
@@ -241,6 +238,13 @@ class Dump:
             self._source, self._connections.hold, interfaces, archive=self._target, inode=inode
         )
 
+    async def _changes(self, writer: ArchiveWriter, layer: LayerDump) -> None:
+        """Catch up with the layer; what this takes of the archive's blocks is made anew."""
+        await layer.catch_up()
+        await in_thread(writer.prepare, await in_thread(procs.memory_bytes, self._pids))
+        upper = self._source.layer.upper
+        self._remaps = await in_thread(remaps.expect, self._workspace, upper, self._pids)
+
     async def _pause(self, undo: contextlib.AsyncExitStack) -> None:
         # Registered first: a cancelled or failed pause may have frozen the container all the same.
         self._paused = True
@@ -261,34 +265,17 @@ class Dump:
         layer: LayerDump,
         facts: runcs.RuncFacts,
     ) -> None:
-        """Let CRIU write the memory into the archive; layer and log come to their end meanwhile."""
-        workspace = self._workspace
-        options = runcs.CheckpointOptions(
-            images=workspace.images,
-            work=workspace.path,
-            criu_config=workspace.criu_config,
-            kept_logs=workspace.kept_logs,
-            leave_running=True,
-            cgroups_mode=facts.cgroups_mode,
-            tcp_established=self._request.tcp == "established",
-            link_remap=facts.link_remap,
+        memory = MemoryDump(
+            source=self._source,
+            workspace=self._workspace,
+            writer=writer,
+            layer=layer,
+            pids=self._pids,
+            tcp=self._request.tcp,
+            trail=self._trail,
+            remaps=self._remaps,
         )
-        count = len(self._pids) + _SPARE_FIFOS
-        aside = asyncio.gather(layer.last_pass(self._pids, workspace.path, undo), self._log_end())
-        try:
-            with FifoReceiver(writer, options.images, count=count, trail=self._trail) as fifos:
-                await runcs.checkpoint(self._source.runc, self._source.container.id, options)
-                self._image_bytes = await fifos.finish()
-            await aside
-        except BaseException:
-            layer.cancel()
-            await asyncio.gather(aside, return_exceptions=True)
-            raise
-
-    async def _log_end(self) -> None:
-        if self._source.log is not None:
-            pid = self._source.container.pid
-            self._log_bytes = await logs.settled_size(self._source.log, pid=pid)
+        self._image_bytes, self._log_bytes = await memory.run(facts, undo)
 
     def _add_entries(self, writer: ArchiveWriter, layer: LayerDump, frozen_at_ns: int) -> None:
         self._image_bytes += writer.add_images(self._workspace.images)

@@ -24,6 +24,8 @@ from crishim.errors import DeadlineExceeded, Unsupported
 from crishim.kernel.atomic import storage_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from crishim.kernel.mounts import Overlay
 
 MEMBERS = ("rootfs-diff.tar", "rootfs-diff.2.tar", "rootfs-diff.3.tar")
@@ -114,6 +116,15 @@ class LayerCapture:
         self._last = True
         end, entries = self._pass(fd, offset)
         return end if entries else None
+
+    def names(self, inodes: Collection[int]) -> dict[int, str]:
+        """Return a path in the layer for each of these inode numbers that the passes have found."""
+        return {
+            inode: f"{directory}/{name}" if directory else name
+            for directory, known in self._known.items()
+            for name, (inode, _) in known.items()
+            if inode in inodes
+        }
 
     def cancel(self) -> None:
         """Make a running pass end soon with an error; safe from any thread."""

@@ -10,13 +10,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from crishim.checkpoint import tarformat
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.layer import MEMBERS, LayerCapture
+from crishim.checkpoint.layer_write import LayerWriter
+from crishim.errors import Unsupported
 from crishim.kernel import procs
 
 if TYPE_CHECKING:
     import contextlib
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from crishim.checkpoint.archive import ArchiveWriter
@@ -30,11 +33,12 @@ class LayerDump:
     """
 
     def __init__(self, overlay: Overlay, writer: ArchiveWriter) -> None:
+        self._overlay = overlay
         self._capture = LayerCapture(overlay)
         self._writer = writer
         self._mapped: frozenset[str] = frozenset()
         self._changes = -1
-        self._changes_bytes = 0
+        self._changes_end: int | None = None
         self.layer_bytes = 0
 
     async def first_pass(self, pids: Collection[int]) -> None:
@@ -75,10 +79,31 @@ class LayerDump:
 
         def copy() -> None:
             always = self._mapped | procs.shared_mappings(pids)
-            self._changes_bytes = self._capture.last_pass(self._changes, 0, always=always) or 0
-            self.layer_bytes += self._changes_bytes
+            self._changes_end = self._capture.last_pass(self._changes, 0, always=always)
 
         await in_thread(copy, cancel=self._capture.cancel)
+
+    async def add_links(self, links: Mapping[str, int]) -> None:
+        """Add further names of files, by their inode; the processes are still frozen.
+
+        Raises: Unsupported: a file has no other name in the layer.
+        """
+
+        def add() -> None:
+            names = self._capture.names({*links.values()})
+            # The last pass may have met some of them.
+            missing = {path: inode for path, inode in links.items() if names.get(inode) != path}
+            end = 0 if self._changes_end is None else self._changes_end - len(tarformat.END)
+            writer = LayerWriter(self._changes, end)
+            for path, inode in missing.items():
+                if inode not in names:
+                    raise Unsupported(f"an open file has no name but {path} in the layer")
+                status = os.lstat(self._overlay.upper / names[inode])
+                writer.hard_link(os.fsencode(path), os.fsencode(names[inode]), status)
+            if missing:
+                self._changes_end = writer.finish()
+
+        await in_thread(add)
 
     def cancel(self) -> None:
         """Make a running pass end soon with an error."""
@@ -86,5 +111,5 @@ class LayerDump:
 
     def add(self) -> None:
         """Put into the archive what the last pass has found; blocks."""
-        if self._changes_bytes:
-            self._writer.add_file(MEMBERS[2], self._changes)
+        if self._changes_end is not None:
+            self.layer_bytes += self._writer.add_file(MEMBERS[2], self._changes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import describe, endpoints, space
+from crishim.checkpoint import describe, endpoints, remaps, space
 from crishim.checkpoint.flow import in_thread
 from crishim.errors import NotFound, Precondition, Unsupported
 from crishim.kernel import mounts, procs
@@ -48,6 +48,7 @@ async def check(source: Source, request: DumpRequest, *, pids: list[int], target
     _files(files)
     await in_thread(_mount_table, source)
     await in_thread(_node_ipc, source, pids)
+    await in_thread(remaps.check, pids)
     await endpoints.check(source, request, inodes=files.sockets, pids=pids)
     await in_thread(space.check, source, pids, target)
 

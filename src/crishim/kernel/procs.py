@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _TITLE_CHARS = 60
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
+_DELETED = " (deleted)"
+_DELETED_MAPPING = re.compile(rb"^(\S+) \S+ \S+ \S+ [1-9]\d* +(/.*) \(deleted\)$", re.MULTILINE)
 _SHARED_MAPPING = re.compile(rb"^\S+ .w.s \S+ \S+ \d+ +(/.*)$", re.MULTILINE)
 
 
@@ -34,6 +37,20 @@ class OpenFiles:
     sockets: frozenset[int]
     terminals: dict[str, int]
     io_uring: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamelessFile:
+    """A regular file that a process has open or mapped under a name that is gone.
+
+    Attributes:
+        path: the name that it had.
+        on_root: it is in the file system of the process's root directory.
+    """
+
+    pid: int
+    path: str
+    on_root: bool
 
 
 def parent(pid: int) -> int:
@@ -121,7 +138,35 @@ def shared_mappings(pids: Iterable[int]) -> frozenset[str]:
         with contextlib.suppress(OSError):
             maps = Path(f"/proc/{pid}/maps").read_bytes()
             found.update(os.fsdecode(path) for path in _SHARED_MAPPING.findall(maps))
-    return frozenset(path for path in found if not path.endswith(" (deleted)"))
+    return frozenset(path for path in found if not path.endswith(_DELETED))
+
+
+def nameless_files(pids: Iterable[int]) -> list[NamelessFile]:
+    """Return files that have other names than the one by which they were opened, which is gone."""
+    found: list[NamelessFile] = []
+    for pid in pids:
+        for link, path in _deleted(pid):
+            with contextlib.suppress(OSError):
+                status, root = os.stat(link), os.stat(f"/proc/{pid}/root")
+                if stat.S_ISREG(status.st_mode) and status.st_nlink:
+                    on_root = status.st_dev == root.st_dev
+                    found.append(NamelessFile(pid=pid, path=path, on_root=on_root))
+    return found
+
+
+def _deleted(pid: int) -> Iterator[tuple[str, str]]:
+    """Yield links in /proc to what a process has open or mapped without a name; the old name."""
+    directory = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            with contextlib.suppress(OSError):
+                target = os.readlink(f"{directory}/{name}")
+                if target.startswith("/") and target.endswith(_DELETED):
+                    yield f"{directory}/{name}", target.removesuffix(_DELETED)
+    with contextlib.suppress(OSError):
+        maps = Path(f"/proc/{pid}/maps").read_bytes()
+        for addresses, path in _DELETED_MAPPING.findall(maps):
+            yield f"/proc/{pid}/map_files/{addresses.decode()}", os.fsdecode(path)
 
 
 def _targets(pid: int) -> list[str]:

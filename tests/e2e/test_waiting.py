@@ -84,6 +84,21 @@ def configure_cni(node: nodes.Node, text: str) -> None:
     eventually(lambda: known in node.crictl("info").replace("\\", "").replace(" ", ""))
 
 
+def test_a_held_container_can_be_stopped_wherever_its_archive_is(node):
+    """A kubelet's container stays frozen; the daemon may restart after the archive was moved."""
+    pod = node.pod()
+    container = pod.run(annotations={"io.kubernetes.container.hash": "1"})
+    checkpoint(node, container, "--stop")
+    node.exec("mv", ARCHIVE, "/tmp/moved.tar")
+    node.exec("service", "crishim", "restart")
+    node.crictl("stop", container)
+    status = json.loads(node.crictl("inspect", container))["status"]
+    assert (status["state"], status["exitCode"]) == ("CONTAINER_EXITED", 137)
+    pod.remove()
+    node.crictl("start", node.pod().create("/tmp/moved.tar"))
+    node.exec("rm", "/tmp/moved.tar")
+
+
 def test_a_held_pod_takes_no_other_container(node):
     """One clear error each, whether it was created before the checkpoint or is to be created."""
     pod = node.pod()

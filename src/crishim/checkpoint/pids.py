@@ -20,24 +20,33 @@ from crishim.errors import Precondition
 from crishim.kernel import process, procs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 _CORE = re.compile(r"checkpoint/core-(\d+)\.img")
 _DISTANCE = 1000
 _TIMEOUT_S = 10.0
 
 
-async def make_room(spec: dict[str, Any], entries: Iterable[str]) -> None:
+def of_archive(entries: Iterable[str]) -> set[int]:
+    """Return the ids that a checkpoint's processes have; from the names of its entries."""
+    return {int(match.group(1)) for name in entries if (match := _CORE.fullmatch(name))}
+
+
+def of_processes(processes: Iterable[int]) -> set[int]:
+    """Return the ids that a checkpoint of processes would have; those that are gone have none."""
+    return set().union(*map(procs.thread_ids_inside, processes))
+
+
+async def make_room(spec: dict[str, Any], wanted: Collection[int]) -> None:
     """Make sure that the processes of a checkpoint will find their ids free.
 
-    Args: spec: OCI spec of the new container. entries: names of the archive's entries.
+    Args: spec: OCI spec of the new container. wanted: the ids.
     Raises: Precondition: another process of the pod has one of the ids.
     """
     namespace = _shared_namespace(spec)
-    wanted = {int(match.group(1)) for name in entries if (match := _CORE.fullmatch(name))}
     if namespace is None or not wanted:
         return
-    if taken := sorted(wanted & _ids_in(namespace)):
+    if taken := sorted(_ids_in(namespace).intersection(wanted)):
         raise Precondition(
             f"process id {taken[0]} of the checkpoint is taken in the pod's pid namespace",
             hint="restore it first, or into a pod that does not share its pid namespace",

@@ -2,8 +2,8 @@
 
     prepare, while the source runs              undo
       compare   both containers, their node       -
-      exchange  the record names our wrapper      the record is created again
       address   hold and plan; nothing changes    hold ended
+      exchange  the record names our wrapper      the record is created again
       wait      for the pause of the source       -
     move, while CRIU writes the memory
       arrive    the pod gets the address          put back, hold ended
@@ -30,8 +30,8 @@ from crishim.checkpoint.images import image_path, make_image_path, remove_images
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import resolve
 from crishim.checkpoint.restore import plan_of, runc_options
-from crishim.errors import InvalidRequest, NotFound, Unsupported
-from crishim.kernel import tree
+from crishim.errors import DeadlineExceeded, InvalidRequest, NotFound, Unsupported
+from crishim.kernel import cgroup, tree
 from crishim.tools import criu
 from crishim.tools import runc as runcs
 
@@ -79,6 +79,7 @@ class Receiver:
         Raises:
             NotFound, Precondition, Unsupported: refused; also if the dump fails.
             Busy: somebody else waits for the source, or works on the container.
+            DeadlineExceeded: no dump of the source has come to its pause in time.
             ToolFailed: CRIU's last errors; the checkpoint is there and may be restored elsewhere.
         On failure after `exchange` the container cannot be used any more. On cancel: the same; a
         restore that runs is waited for.
@@ -112,14 +113,16 @@ class _Reception:
             with step("compare"):
                 source, created = await self._resolve()
                 plan = await self._plan(source, created)
-            undo.push_async_exit(restorer.undo_preparation(created.id))
-            with step("exchange"):
-                await self._exchange(created, plan)
+                freezer = runcs.cgroup_of(source.runc, source.container.id)
+                await pids.make_room(created.spec, pids.of_processes(cgroup.processes(freezer)))
             with step("address"):
                 arrival = await self._expect(source, created, plan)
                 undo.push_async_callback(arrival.undo)
+            undo.push_async_exit(restorer.undo_preparation(created.id))
+            with step("exchange"):
+                await self._exchange(created, plan)
             with step("wait"):
-                await self._handover.wait_held()
+                await self._wait()
             undo.enter_context(moving)
             with step("arrive", deadline=False):
                 await arrival.begin()
@@ -200,6 +203,15 @@ class _Reception:
             raise Unsupported("an earlier container of the pod brought another address")
         return arrival
 
+    async def _wait(self) -> None:
+        """Wait for the pause of the source; raise DeadlineExceeded if none comes in time."""
+        try:
+            async with asyncio.timeout(self._phases.left_s):
+                await self._handover.wait_held()
+        except TimeoutError:
+            source = self._request.source[:13]
+            raise DeadlineExceeded(f"nobody has stopped container {source} in time") from None
+
     async def _start(self, created: Container) -> None:
         """Restore, and have the images read into memory while containerd's shim starts."""
         images = image_path(self._directory / "images")
@@ -215,7 +227,7 @@ class _Reception:
         Args: copied: where the dump has put the page images already; None if nowhere.
         """
         with await in_thread(ArchiveReader.open, path) as archive:
-            await pids.make_room(created.spec, archive.members)
+            await pids.make_room(created.spec, pids.of_archive(archive.members))
             if copied is None:
                 await in_thread(remove_images, self._directory / "images")
                 await self._restorer.images.make(archive, self._directory / "images")

@@ -34,6 +34,7 @@ from crishim.checkpoint.images import ImageDirectories, remove_images
 from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import runc_of
+from crishim.checkpoint.settle import runs_after_all
 from crishim.errors import Corrupt, CrishimError, NotFound, Precondition, ToolFailed, Unsupported
 from crishim.ids import ContainerId, by_prefix, sandbox_id
 from crishim.kernel import tree
@@ -121,7 +122,7 @@ class Restorer:
                 runc = await self.runc_of(created)
                 facts = await runcs.facts(runc.binary)
                 compare.check(created, manifest, path)
-                await pids.make_room(created.spec, archive.members)
+                await pids.make_room(created.spec, pids.of_archive(archive.members))
             undo.push_async_exit(self.undo_preparation(container))
             with phases.step("images"):
                 await in_thread(tree.make_private_dir, directory)
@@ -236,6 +237,8 @@ class Restorer:
         try:
             await self.cri.start_container(container)
         except grpc.aio.AioRpcError as error:
+            if await runs_after_all(container, directory, cri=self.cri):
+                return
             if not log.exists():
                 raise
             folder = self.paths.logs / f"restore-{container[:13]}"

@@ -169,9 +169,14 @@ class Sandboxes:
 
         It is written down; the pod changes in `begin`. `undo` is needed from here on.
         Args: source: its sandbox, whose connections will be held by `begin`.
-        Returns, Raises: as `arrive`.
+        Returns, Raises: as `arrive`. Precondition: the source was stopped already.
         """
         async with self._arriving:
+        if stopped := self._held.of_sandbox(source):
+            raise Precondition(
+                "the source was stopped by a checkpoint already",
+                hint=f"restore {stopped.archive}",
+            )
             return await self._expect(sandbox, states, source)
 
     async def _expect(

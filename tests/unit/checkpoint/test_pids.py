@@ -15,7 +15,7 @@ def spec(path: str | None) -> dict:
 
 @pytest.mark.parametrize("own", [{}, {"linux": {}}, spec(None), spec("")])
 async def test_a_namespace_of_its_own_has_room(own):
-    await pids.make_room(own, [f"checkpoint/core-{os.getpid()}.img"])
+    await pids.make_room(own, {os.getpid()})
 
 
 async def test_an_id_that_is_taken_is_named():
@@ -23,9 +23,10 @@ async def test_an_id_that_is_taken_is_named():
     taken = os.getpid()
     message = f"process id {taken} of the checkpoint is taken"
     with pytest.raises(Precondition, match=message):
-        await pids.make_room(shared, [f"checkpoint/core-{taken}.img", "checkpoint/pages-1.img"])
+        await pids.make_room(shared, pids.of_processes([taken]))
 
 
 async def test_only_core_images_count():
-    shared = spec(f"/proc/{os.getpid()}/ns/pid")
-    await pids.make_room(shared, [f"checkpoint/pages-{os.getpid()}.img", "crishim.json"])
+    entries = ["checkpoint/pages-7.img", "checkpoint/core-8.img", "crishim.json"]
+    assert pids.of_archive(entries) == {8}
+    await pids.make_room(spec(f"/proc/{os.getpid()}/ns/pid"), set())

@@ -16,6 +16,8 @@ from crishim.kernel import mounts
 from crishim.tools.runc import Runc
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from crishim._proto.containerd.services.containers.v1 import containers_pb2
     from crishim.containerd.cri import Container, Cri, Sandbox
     from crishim.containerd.records import Records
@@ -78,8 +80,13 @@ async def resolve(
         layer=writable_layer(container.pid),
         log=Path(container.status.log_path) if container.status.log_path else None,
         neighbours=len(others),
-        kubelet="io.kubernetes.container.hash" in container.status.annotations,
+        kubelet=from_kubelet(container.status.annotations),
     )
+
+
+def from_kubelet(annotations: Mapping[str, str]) -> bool:
+    """Return whether a container with these annotations is a kubelet's."""
+    return "io.kubernetes.container.hash" in annotations
 
 
 def runc_of(record: containers_pb2.Container, *, paths: Paths, namespace: str) -> Runc:

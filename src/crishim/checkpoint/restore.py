@@ -222,8 +222,8 @@ class Restorer:
         def mark(_: object, error: BaseException | None, __: object) -> None:
             refused = isinstance(error, grpc.aio.AioRpcError) and error.code() in _RUNTIMES
             final = refused or isinstance(error, FINAL)
-            if final and plan.once and plan.on_failure == "cold":
-                self.restored.mark(pod_uid=plan.pod_uid, container=plan.container_name)
+            if error is not None and final and plan.once and plan.on_failure == "cold":
+                self.restored.give_up(error, pod_uid=plan.pod_uid, container=plan.container_name)
 
         return mark
 

@@ -7,9 +7,10 @@ is kept by the pod's uid, because a kubelet may give the same pod a new sandbox.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-from crishim.errors import InvalidRequest
+from crishim.errors import CrishimError, InvalidRequest
 from crishim.ids import checkpoint_name
 from crishim.kernel import atomic, tree
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from crishim.paths import Paths
 
+_log = logging.getLogger(__name__)
+_COLD = "the pod prefers a cold start now, which its next container is"
+
 
 class Restored:
     """Marks on disk, one file per container name below a directory per pod."""
@@ -27,10 +31,22 @@ class Restored:
         self._paths = paths
 
     def mark(self, *, pod_uid: str, container: str) -> None:
-        """Remember a restore that succeeded, or was given up: the next container starts cold."""
+        """Remember a restore that succeeded: the next container starts cold."""
         path = self._path(pod_uid, container)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         atomic.write_file(path, b"")
+
+    def give_up(self, error: BaseException, *, pod_uid: str, container: str) -> None:
+        """Do the same for one that failed for good and whose pod prefers a cold start then.
+
+        Args: error: why; if it is ours, it tells its reader what comes now.
+        """
+        self.mark(pod_uid=pod_uid, container=container)
+        _log.warning(
+            "container %s of pod %s is given up: %s (%s)", container, pod_uid, error, _COLD
+        )
+        if isinstance(error, CrishimError):
+            error.hint = "; ".join(text for text in (error.hint, _COLD) if text)
 
     def before(self, *, pod_uid: str, container: str) -> bool:
         """Return whether a restore of that container of that pod succeeded or was given up."""

@@ -105,15 +105,15 @@ class CriMethods:
         """Create a container; from a checkpoint if its image names one."""
         request = api_pb2.CreateContainerRequest.FromString(raw)
         self._refuse_cut_off(request.pod_sandbox_id)
-        asked = wanted(request, self.store, self.restored)
+        asked = await in_thread(lambda: wanted(request, self.store, self.restored))
         if asked is None:
             return await self._forward("CreateContainer", raw, context)
         try:
             return await self._create_to_restore(request, asked, context)
-        except FINAL:
+        except FINAL as error:
             if asked.options.on_failure == "cold":
                 pod, config = request.sandbox_config.metadata, request.config.metadata
-                self.restored.mark(pod_uid=pod.uid, container=config.name)
+                self.restored.give_up(error, pod_uid=pod.uid, container=config.name)
             raise
 
     async def _create_to_restore(
@@ -121,7 +121,7 @@ class CriMethods:
     ) -> bytes:
         manifest = await in_thread(read_manifest, asked.archive)
         if asked.options.once:
-            refuse_foreign(manifest, request.sandbox_config.metadata.namespace)
+            refuse_foreign(asked, manifest, request.sandbox_config.metadata.namespace)
         body = await body_request(request, manifest.container, cri=self.cri, images=self.images)
         answer = await self._forward("CreateContainer", body.SerializeToString(), context)
         created = container_id(api_pb2.CreateContainerResponse.FromString(answer).container_id)

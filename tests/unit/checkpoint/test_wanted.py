@@ -5,9 +5,10 @@ import pytest
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint.restored import Restored
 from crishim.checkpoint.store import Store
-from crishim.checkpoint.wanted import Wanted, wanted
-from crishim.errors import InvalidRequest, NotFound
+from crishim.checkpoint.wanted import Wanted, read_manifest, refuse_foreign, wanted
+from crishim.errors import Corrupt, InvalidRequest, NotFound, Precondition
 from crishim.paths import Paths
+from tests.unit.checkpoint.test_archive import ENTRIES, write
 
 
 @pytest.fixture
@@ -21,12 +22,15 @@ def paths(tmp_path):
 
 @pytest.fixture
 def ask(paths):
-    def ask(*, image="sha256:abc", container="web", **annotations: str) -> Wanted | None:
+    def ask(
+        *, image="sha256:abc", container="web", kubelet=False, **annotations: str
+    ) -> Wanted | None:
         keys = {f"crishim.io/{key.replace('_', '-')}": text for key, text in annotations.items()}
         request = api_pb2.CreateContainerRequest(
             config=api_pb2.ContainerConfig(
                 metadata=api_pb2.ContainerMetadata(name=container),
                 image=api_pb2.ImageSpec(image=image),
+                annotations={"io.kubernetes.container.hash": "1"} if kubelet else {},
             ),
             sandbox_config=api_pb2.PodSandboxConfig(
                 metadata=api_pb2.PodSandboxMetadata(name="pod", uid="uid-1"), annotations=keys
@@ -69,6 +73,37 @@ def test_the_annotation_names_one_per_container(ask, paths):
     assert ask(restore=text, container="sidecar") is None
 
 
+@pytest.fixture
+def counters(paths):
+    """A stored checkpoint of a container `counter`."""
+    write(paths.store / "counter-1.tar", ENTRIES)
+    return read_manifest(paths.store / "counter-1.tar")
+
+
+def test_a_misspelt_container_is_no_cold_start(ask, counters):
+    text = "web=web-1,conter=counter-1"
+    with pytest.raises(Precondition, match="of container counter to 'conter', and nothing to co"):
+        ask(restore=text, container="counter")
+    assert ask(restore=text, container="sidecar") is None
+    assert ask(restore=text, container="web") is not None
+    assert ask(restore=text + ",counter=", container="counter") is None
+    assert ask(restore=text, container="counter", on_restore_failure="cold") is None
+
+
+def test_a_kubelets_pod_with_more_containers_has_to_say_which(ask, counters):
+    same = ask(restore="counter-1", container="counter", kubelet=True)
+    refuse_foreign(same, counters, "default")
+    another = ask(restore="counter-1", container="init", kubelet=True)
+    with pytest.raises(Precondition, match="of container counter, and this is init"):
+        refuse_foreign(another, counters, "default")
+    named = ask(restore="revived=counter-1", container="revived", kubelet=True)
+    refuse_foreign(named, counters, "default")
+    by_hand = ask(restore="counter-1", container="revived")
+    refuse_foreign(by_hand, counters, "default")
+    with pytest.raises(Precondition, match="namespace default"):
+        refuse_foreign(by_hand, counters, "tenant")
+
+
 def test_a_part_without_a_name_is_an_error_that_shows_it(ask):
     with pytest.raises(InvalidRequest, match="'db-1' is not NAME=REF"):
         ask(restore="web=web-1, db-1", container="db")
@@ -91,6 +126,14 @@ def test_once_restored_a_crash_starts_cold(ask, paths):
     assert ask(restore="web=web-1,db=db-1", container="db") is not None
     Restored(paths).keep_only({"uid-2"})
     assert ask(restore="web-1") is not None
+
+
+def test_giving_a_restore_up_is_told(ask, paths, caplog):
+    error = Corrupt("it is damaged", hint="copy it again")
+    Restored(paths).give_up(error, pod_uid="uid-1", container="web")
+    assert ask(restore="web-1", on_restore_failure="cold") is None
+    assert "it is damaged (copy it again; the pod prefers a cold start" in str(error)
+    assert "container web of pod uid-1 is given up" in caplog.text
 
 
 def test_options_are_words(ask):

@@ -6,15 +6,19 @@ node that its API server does not know.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
 import time
 import uuid
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from tests.e2e import nodes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BUSYBOX = "docker.io/library/busybox:latest"
 NAME = f"{os.environ.get('CRISHIM_LAB_NAME') or 'lab'}-kube"
@@ -25,7 +29,7 @@ CLEAN_WITHIN_S = 30  # the kubelet removes what a pod leaves in rounds of its ow
 
 @dataclass
 class Pod:
-    """A pod that the test gave to the API server, with one container `main`."""
+    """A pod that the test gave to the API server; its first container is `main`."""
 
     cluster: Cluster
     name: str
@@ -34,16 +38,17 @@ class Pod:
         """Return the pod as the API server has it."""
         return json.loads(self.cluster.kubectl("get", "pod", self.name, "-o", "json"))
 
-    def container(self) -> dict:
-        """Return the status of its container; empty before the kubelet has told of one."""
-        return next(iter(self.get()["status"].get("containerStatuses", [])), {})
+    def container(self, name: str = "main") -> dict:
+        """Return the status of a container; empty before the kubelet has told of it."""
+        told = self.get()["status"].get("containerStatuses", [])
+        return next((status for status in told if status["name"] == name), {})
 
-    @property
+    @cached_property
     def address(self) -> str:
         """The pod's first address."""
         return self.get()["status"]["podIP"]
 
-    @property
+    @cached_property
     def node(self) -> ClusterNode:
         """The node it runs on."""
         return self.cluster.nodes[self.get()["spec"]["nodeName"]]
@@ -64,7 +69,7 @@ class Pod:
         return status
 
     def logs(self, *options: str) -> list[str]:
-        """Return the lines of the container's log."""
+        """Return the lines of a container's log."""
         return self.cluster.kubectl("logs", self.name, *options).splitlines()
 
     def exec(self, *words: str) -> str:
@@ -78,14 +83,14 @@ class Pod:
         (archive,) = json.loads(answer)["items"]
         return archive
 
-    def crishim_checkpoint(self, name: str, *options: str) -> None:
-        """Run `crishim checkpoint` for the container, into the node's store."""
-        container = self.container()["containerID"].removeprefix("containerd://")
-        self.node.exec("crishim", "checkpoint", container, "--name", name, *options)
+    def crishim_checkpoint(self, name: str, *options: str, container: str = "main") -> None:
+        """Run `crishim checkpoint` for a container, into the node's store."""
+        found = self.container(container)["containerID"].removeprefix("containerd://")
+        self.node.exec("crishim", "checkpoint", found, "--name", name, *options)
 
-    def ask(self, line: str) -> str:
-        """Send one line to the workload in the pod from outside and return its answer."""
-        return nodes.ask(self.address, line, run=self.cluster.lab)
+    def ask(self, line: str, *, port: int = 9000) -> str:
+        """Send one line to a workload in the pod from outside and return its answer."""
+        return nodes.ask(self.address, line, port=port, run=self.cluster.lab)
 
     def memory_bytes(self, *, within_s: float = READY_WITHIN_S) -> int:
         """Return the memory that the kubelet's statistics say the container uses, once they do."""
@@ -165,9 +170,13 @@ class Cluster:
         image: str = BUSYBOX,
         annotations: dict | None = None,
         spec: dict | None = None,
+        others: Sequence[dict] = (),
         **container: object,
     ) -> Pod:
-        """Give a pod with one container to the API server; it need not run yet."""
+        """Give a pod to the API server; it need not run yet.
+
+        Args: others: further containers beside `main`.
+        """
         pod = Pod(cluster=self, name=f"pod-{uuid.uuid4().hex[:6]}")
         main = {"name": "main", "image": image, "imagePullPolicy": "Never", **container}
         if command:
@@ -176,23 +185,30 @@ class Cluster:
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": pod.name, "annotations": annotations or {}},
-            "spec": {"terminationGracePeriodSeconds": 1, "containers": [main], **(spec or {})},
+            "spec": {
+                "terminationGracePeriodSeconds": 1,
+                "containers": [main, *others],
+                **(spec or {}),
+            },
         }
         self._pods.append(pod)
         self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
         return pod
 
-    def workload(self, *arguments: str, node: str = "", **config: object) -> Pod:
+    def workload(
+        self, *arguments: str, node: str = "", spec: dict | None = None, **config: object
+    ) -> Pod:
         """Give a pod with the tests' own program to the API server, for one node if named."""
-        spec = {"nodeName": node} if node else {}
+        spec = {**(spec or {}), **({"nodeName": node} if node else {})}
         return self.pod("/workload", *arguments, image=nodes.IMAGE, spec=spec, **config)
 
     def clean(self) -> None:
         """Delete all pods of the test; their sandboxes too, as the kubelet would a minute later."""
-        for pod in self._pods:
-            pod.delete()
+        if names := [pod.name for pod in self._pods]:
+            self.kubectl("delete", "pod", *names, "--ignore-not-found", "--timeout=60s")
         self._pods.clear()
         for node in self.nodes.values():
-            for sandbox in node.crictl("pods", "-q", "--state", "NotReady").split():
-                with contextlib.suppress(nodes.CommandFailed):  # the kubelet was faster
-                    node.crictl("rmp", sandbox)
+            left = "crictl pods -q --state NotReady"
+            node.sh(
+                f"for pod in $({left}); do crictl rmp $pod || echo the kubelet was faster; done"
+            )

@@ -17,6 +17,7 @@
 //	unix TEXT     -> "unix TEXT TEXT", sent through two UNIX connections of its own
 //	chatted       -> "chatted N ERROR", what the connection of -chat has come to
 //	hushed        -> "hushed N", how many lines a connection on which "hush" was said has brought
+//	GET ...       -> an HTTP response without a body, for probes
 //
 // Three words give the whole connection another use (see connections.go): "stream" sends blocks both
 // ways, "trickle" sends lines to who has ended its direction, "hush" ends ours and counts lines.
@@ -187,6 +188,10 @@ func (s *state) serve(connection *net.TCPConn) {
 	defer connection.Close()
 	lines := bufio.NewScanner(connection)
 	for lines.Scan() {
+		if strings.HasPrefix(lines.Text(), "GET ") {
+			fmt.Fprint(connection, "HTTP/1.0 200 OK\r\n\r\n")
+			return
+		}
 		switch lines.Text() {
 		case "stream":
 			fmt.Fprintln(connection, "stream")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from crishim.kernel.interface import InterfaceState
     from crishim.kernel.packet import Frame
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -321,6 +323,28 @@ async def sweep(netns: str, *, keep: Collection[str] = ()) -> list[str]:
         return [table for _, table in stale]
 
     return await _in_namespace(netns, delete)
+
+
+async def end_closed(netns: str, addresses: Collection[str]) -> None:
+    """Forget the connections of processes that a restore brought to life and that were ended.
+
+    The kernel would go on with their ends when no hold stands any more, and refuses the same
+    connections to the next restore until then. A hold stands, and drops the resets.
+
+    Args: addresses: nobody else in the pod has them.
+    """
+
+    def inside() -> None:
+        with contextlib.closing(SockDiag()) as diag:
+            diag.end_closed(addresses)
+
+    try:
+        async with NetnsThread(netns) as thread:
+            await thread.run(inside)
+    except NotFound:
+        return
+    except OSError as error:
+        _log.warning("what a failed restore has left of its connections stays: %s", error)
 
 
 async def _in_namespace(netns: str, use: Callable[[Nft], _T]) -> _T:

@@ -6,16 +6,16 @@ containerd waits for it; the socket serves meanwhile, and calls behave as withou
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import body, guardian, pending, workspace
+from crishim.checkpoint import body, pending, workspace
 from crishim.checkpoint.archive import sweep_partials
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.heldrecord import is_committed
+from crishim.checkpoint.settle import settled
 from crishim.checkpoint.store import KUBELET_DIRECTORY
 from crishim.ids import ContainerId
 from crishim.kernel import atomic, tree
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from crishim.paths import Paths
 
 _log = logging.getLogger(__name__)
-_POLL_S = 0.02
-_TAKING_BACK_S = 0.5
-"""From the end of `runc restore` until containerd has ended what nobody waits for any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,19 +113,12 @@ class Recovery:
 
     async def _restore(self, directory: Path) -> None:
         await body.recover(directory, records=self.records)
-        await self._settled(directory)
+        await settled(directory)
         container = ContainerId(directory.name)
         waits = await in_thread(pending.read, directory) is not None
         if waits and (await self.cri.container(container)).running:
             # It was restored, and the daemon died before it could say so.
             await self.restorer.finish(container)
-
-    async def _settled(self, directory: Path) -> None:
-        """Wait for a restore under way, which containerd takes back where its caller has gone."""
-        if await in_thread(guardian.tool_runs, directory):
-            while await in_thread(guardian.tool_runs, directory):  # noqa: ASYNC110 - not our child
-                await asyncio.sleep(_POLL_S)
-            await asyncio.sleep(_TAKING_BACK_S)
 
     def _waits_in(self, sandbox: SandboxId) -> bool:
         plans = (pending.read(directory) for directory in self.paths.restores.glob("*"))

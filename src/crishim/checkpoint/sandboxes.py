@@ -13,7 +13,7 @@ import grpc
 
 from crishim.checkpoint import address
 from crishim.checkpoint.flow import in_thread
-from crishim.checkpoint.hold import TargetHold, sweep
+from crishim.checkpoint.hold import TargetHold, end_closed, sweep
 from crishim.errors import (
     AlreadyExists,
     Corrupt,
@@ -101,6 +101,7 @@ class Arrival:
         if self._source is not None and self._lifted:
             await self._held.restore_node_hold(self._source)
         if self._begun:
+            await end_closed(self._plan.netns, self.addresses)
             await self._sandboxes.put_back(self._plan.sandbox)
         self._sandboxes.forget(self._plan.sandbox)
         await self._hold.abandon()
@@ -171,12 +172,12 @@ class Sandboxes:
         Args: source: its sandbox, whose connections will be held by `begin`.
         Returns, Raises: as `arrive`. Precondition: the source was stopped already.
         """
-        async with self._arriving:
         if stopped := self._held.of_sandbox(source):
             raise Precondition(
                 "the source was stopped by a checkpoint already",
                 hint=f"restore {stopped.archive}",
             )
+        async with self._arriving:
             return await self._expect(sandbox, states, source)
 
     async def _expect(
@@ -271,6 +272,7 @@ class Sandboxes:
         if waiting:
             if source is not None:
                 await self._held.restore_node_hold(source.sandbox)
+            await end_closed(record.netns, record.preserved.global_addresses)
             await self.put_back(sandbox)
             if source is not None:
                 await self._held.keep_again(source.sandbox)

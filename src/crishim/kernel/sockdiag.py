@@ -10,6 +10,7 @@ Source: sock_diag(7); linux/inet_diag.h, linux/unix_diag.h.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -18,11 +19,13 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
+_SOCK_DESTROY = 21
 _REQUEST_DUMP = 0x0301
+_REQUEST_ACK = 0x0005
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _IPPROTO_MPTCP = 262
@@ -32,7 +35,7 @@ _UNIX_DIAG_NAME = 0
 _UNIX_DIAG_PEER = 2
 
 _HEADER = struct.Struct("=IHHII")
-_INET_REQUEST = struct.Struct("=BBBxI48x")
+_INET_REQUEST = struct.Struct("=BBBxI48s")
 _INET_ANSWER = struct.Struct("=BBBB2s2s16s16sIIIIIIII")
 _UNIX_REQUEST = struct.Struct("=BBHIIIII")
 _UNIX_ANSWER = struct.Struct("=BBBxIII")
@@ -59,6 +62,7 @@ class TcpState(IntEnum):
 
 HALF_OPEN = (TcpState.SYN_RECV, TcpState.NEW_SYN_RECV)
 CLOSING = (TcpState.FIN_WAIT1, TcpState.LAST_ACK, TcpState.CLOSING)
+_CLOSED = (*CLOSING, TcpState.FIN_WAIT2, TcpState.TIME_WAIT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,15 +147,46 @@ class SockDiag:
         )
         return [_unix_socket(answer) for answer in self._dump(request)]
 
+    def end_closed(self, addresses: Collection[str]) -> int:
+        """Forget TCP connections that no process has any more and that are not over yet.
+
+        Their peers are sent a reset, which a hold is to catch if they must not know.
+
+        Args: addresses: local ones.
+        Returns: how many there were.
+        Raises: OSError: EOPNOTSUPP where the kernel cannot (CONFIG_INET_DIAG_DESTROY).
+        """
+        found = 0
+        for answer in list(self._inet_answers(socket.IPPROTO_TCP, _CLOSED)):
+            closed = _inet_socket(answer)
+            if closed.inode or closed.local.removeprefix("::ffff:") not in addresses:
+                continue
+            family, states = answer[0], 1 << closed.state
+            request = _INET_REQUEST.pack(family, socket.IPPROTO_TCP, 0, states, answer[4:52])
+            with contextlib.suppress(FileNotFoundError):  # it was over by itself
+                self._ask(_SOCK_DESTROY, _REQUEST_ACK, request)
+            found += 1
+        return found
+
     def _inet(
         self, protocol: int, states: Iterable[TcpState], attributes: bytes = b""
     ) -> list[InetSocket]:
+        return [_inet_socket(answer) for answer in self._inet_answers(protocol, states, attributes)]
+
+    def _inet_answers(
+        self, protocol: int, states: Iterable[TcpState], attributes: bytes = b""
+    ) -> Iterator[bytes]:
         mask = sum(1 << state for state in states)
-        return [
-            _inet_socket(answer)
-            for family in (socket.AF_INET, socket.AF_INET6)
-            for answer in self._dump(_INET_REQUEST.pack(family, protocol, 0, mask) + attributes)
-        ]
+        for family in (socket.AF_INET, socket.AF_INET6):
+            yield from self._dump(_INET_REQUEST.pack(family, protocol, 0, mask, b"") + attributes)
+
+    def _ask(self, kind: int, flags: int, request: bytes) -> None:
+        """Send a request that is answered by its success only."""
+        length = _HEADER.size + len(request)
+        self._socket.send(_HEADER.pack(length, kind, flags, 1, 0) + request)
+        data = self._socket.recv(_RECEIVE_BYTES)
+        if number := -struct.unpack_from("=i", data, _HEADER.size)[0]:
+            raise OSError(number, f"sock_diag: {os.strerror(number)}")
 
     def _dump(self, request: bytes) -> Iterator[bytes]:
         length = _HEADER.size + len(request)

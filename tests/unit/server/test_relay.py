@@ -144,11 +144,11 @@ async def test_deadline_passes(relay: Relaying, method: str) -> None:
 
     relay.runtime.answers[method] = answer
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await relay.unary(method)(b"", timeout=0.03)
+        await relay.unary(method)(b"", timeout=0.25)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     [received] = relay.runtime.calls
     assert received.time_remaining_s is not None
-    assert 0 < received.time_remaining_s < 0.1  # gRPC rounds what it sends up
+    assert 0 < received.time_remaining_s < 0.3  # gRPC rounds what it sends up
 
 
 @pytest.mark.parametrize("method", [RUNTIME + "Status", EVENTS, RUNTIME + "Invented"])

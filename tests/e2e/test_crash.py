@@ -155,11 +155,8 @@ def test_killed_between_create_and_start(scene, service):
         ("crishim", 0.15),
         ("crishim", 0.25),
         ("containerd", 0.08),
-        ("containerd", 0.12),
         ("containerd", 0.16),
-        ("containerd", 0.2),
         ("containerd", 0.24),
-        ("containerd", 0.28),
     ],
 )
 def test_killed_in_a_restore(scene, service, delay_s):

@@ -1,6 +1,8 @@
 """The hold on a real TCP connection between a client, one routed hop away, and a pod."""
 
 import asyncio
+import contextlib
+import socket
 
 import pytest
 
@@ -8,8 +10,9 @@ from crishim.checkpoint import address as addresses
 from crishim.checkpoint import hold, neighbours
 from crishim.errors import NotFound
 from crishim.kernel.netns import NetnsThread
+from crishim.kernel.sockdiag import CLOSING, SockDiag
 from crishim.tools.nft import Nft
-from tests.integration.network.conftest import ip
+from tests.integration.network.conftest import Resets, ip
 from tests.integration.network.talk import Talk
 
 HELD_S = 0.5
@@ -119,6 +122,41 @@ async def test_what_a_crash_left_known_is_found_without_a_record(network):
     assert network.known_for_good() == {"10.77.0.3", "fd77::3"}
     await neighbours.loosen(["10.77.0.3", "fd77::3"])
     assert network.known_for_good() == set()
+
+
+async def test_connections_of_a_failed_restore_are_forgotten(network, address):
+    pod = network.pod(2)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    held = await hold.TargetHold.prepare(pod.path)
+    with (
+        Resets(network.client) as resets,
+        pod.socket(family, socket.SOCK_STREAM) as listener,
+        network.client.socket(family, socket.SOCK_STREAM) as caller,
+    ):
+        listener.bind(("", 7001))
+        listener.listen()
+        caller.connect((address, 7001))
+        connection, _ = listener.accept()
+        await held.close()
+        connection.close()
+        assert closing(pod) == [address]
+        await hold.end_closed(pod.path, ["10.77.0.3"])
+        assert closing(pod) == [address]
+        await hold.end_closed(pod.path, [address])
+        await held.abandon()
+        assert closing(pod) == []
+        await asyncio.sleep(HELD_S)
+        assert resets.seen == []
+
+
+def closing(pod):
+    """Return the addresses of the pod's connections that are being ended."""
+    thread = NetnsThread(pod.path)
+    try:
+        with contextlib.closing(thread.call(SockDiag)) as diag:
+            return [found.local for found in diag.tcp(CLOSING)]
+    finally:
+        thread.close()
 
 
 async def test_no_such_namespace():

@@ -214,6 +214,12 @@ async def apply(record: AddressRecord, link: PodLink) -> None:
         )
     elif record.moved:
         _log.warning("nothing reserves %s: the IPAM is not host-local", ", ".join(record.moved))
+    if astray := placement.astray(record.preserved, record.own):
+        _log.warning(
+            "%s is outside the pods' subnet of this node: others reach it if the network leads it "
+            "here, which CNI does not see to",
+            ", ".join(astray),
+        )
     await link.inside.run(_change_pod, link.netlink, record)
     await link.outside.run(_change_host, link.host_netlink, record)
     if record.nat:

@@ -47,6 +47,26 @@ def moved(preserved: InterfaceState, own: InterfaceState) -> tuple[str, ...]:
     return tuple(item for item in preserved.global_addresses if item not in own.global_addresses)
 
 
+def astray(preserved: InterfaceState, own: InterfaceState) -> tuple[str, ...]:
+    """Return the preserved addresses outside the subnets that CNI gives pods of this node.
+
+    Where CNI's own address names no subnet, nothing is known of its others.
+    """
+    networks = [
+        ipaddress.ip_interface(f"{item.address}/{item.prefix_bits}").network
+        for item in own.addresses
+        if item.is_global
+    ]
+    subnets = [network for network in networks if network.num_addresses > 1]
+    found = []
+    for address in moved(preserved, own):
+        ip = ipaddress.ip_address(address)
+        same_family = [network for network in subnets if network.version == ip.version]
+        if same_family and not any(ip in network for network in same_family):
+            found.append(address)
+    return tuple(found)
+
+
 def host_routes(
     preserved: InterfaceState, *, own: InterfaceState, host: InterfaceState
 ) -> tuple[Route, ...]:

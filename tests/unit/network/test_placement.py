@@ -80,3 +80,18 @@ def test_an_address_that_cni_gave_again_is_not_moved():
     old = bridge_pod(9, OLD_MAC)
     assert placement.moved(old, OWN) == ()
     assert placement.host_routes(old, own=OWN, host=node("10.1.0.1")) == ()
+
+
+def test_an_address_of_another_nodes_subnet_is_astray():
+    assert placement.astray(bridge_pod(2, OLD_MAC), OWN) == ()
+    assert placement.astray(bridge_pod(2, OLD_MAC, net="10.2.0"), OWN) == ("10.2.0.2",)
+
+
+def test_where_cni_names_no_subnet_no_address_is_astray():
+    own = InterfaceState(
+        name="eth0",
+        mac=NEW_MAC,
+        mtu_bytes=1500,
+        addresses=(Address(address="10.1.0.9", prefix_bits=32),),
+    )
+    assert placement.astray(bridge_pod(2, OLD_MAC, net="10.2.0"), own) == ()

@@ -10,7 +10,7 @@ import uuid
 import pytest
 
 from tests.e2e import nodes
-from tests.e2e.cluster import ENVIRONMENT
+from tests.e2e.cluster import BUSYBOX, ENVIRONMENT
 from tests.e2e.moves import assert_unharmed
 
 NODE, OTHER = "node1", "node2"
@@ -34,6 +34,7 @@ def name(cluster):
     cluster.nodes[NODE].exec("rm", "-f", f"{STORE}/{name}.tar")
 
 
+INIT = {"name": "init", "image": BUSYBOX, "imagePullPolicy": "Never", "command": ["true"]}
 REALISTIC = {
     "securityContext": {
         "readOnlyRootFilesystem": True,
@@ -222,7 +223,7 @@ def test_pod_that_prefers_a_cold_start_gets_one_and_is_told(cluster, name):
 
 
 def test_realistic_pod_goes_on(cluster, volumes, name):
-    config = {"spec": {"volumes": volumes}, **REALISTIC}
+    config = {"spec": {"volumes": volumes, "initContainers": [INIT]}, **REALISTIC}
     source = pod_of(cluster, **config).wait("condition=Ready")
     assert source.ask("count 1") == "count 1 1"
     uid = source.get()["metadata"]["uid"]
@@ -233,7 +234,7 @@ def test_realistic_pod_goes_on(cluster, volumes, name):
     assert before["Seccomp"] == "2"
     source.crishim_checkpoint(name)
     source.delete()
-    pod = pod_of(cluster, restore=name, **config).wait("condition=Ready")
+    pod = pod_of(cluster, restore=f"main={name}", **config).wait("condition=Ready")
     assert pod.ask("count 2") == "count 2 2"
     assert confinement(pod) == before
     assert pod.ask("read /settings/key") == "read a value"

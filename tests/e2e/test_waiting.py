@@ -84,6 +84,24 @@ def configure_cni(node: nodes.Node, text: str) -> None:
     eventually(lambda: known in node.crictl("info").replace("\\", "").replace(" ", ""))
 
 
+def test_a_held_pod_that_is_removed_past_the_daemon(node):
+    """Its connections live on all the same, from the next look that the daemon takes."""
+    pod = node.pod()
+    container = pod.run()
+    address = pod.address
+    client = nodes.Client(address)
+    client.wait_answers(20)
+    checkpoint(node, container, "--stop")
+    for verb in ("stopp", "rmp"):
+        node.exec("crictl", "-r", "unix:///run/containerd/containerd.sock", verb, pod.id)
+    node.exec("service", "crishim", "restart")
+    eventually(lambda: address in node.sh("ls /var/lib/cni/networks/lab; nft list ruleset"))
+    node.crictl("start", node.pod().create(ARCHIVE))
+    client.wait_answers(50)
+    assert_unharmed(client.close())
+    node.exec("rm", ARCHIVE)
+
+
 def test_a_held_container_can_be_stopped_wherever_its_archive_is(node):
     """A kubelet's container stays frozen; the daemon may restart after the archive was moved."""
     pod = node.pod()

@@ -2,8 +2,9 @@
 
 Between the end of a container and the restore of its checkpoint no kernel may answer for its
 connections. The pod's own hold drops their packets as long as its sandbox exists; a hold of the
-node takes over when the sandbox goes. What was caught meanwhile waits in memory for the restored
-pod; after a restart of the daemon the connections live on, but their clients send again first.
+node takes over when the sandbox goes, and keeps its addresses from other pods. What was caught
+meanwhile waits in memory for the restored pod; after a restart of the daemon the connections live
+on, but their clients send again first.
 
 A container that a kubelet manages stays frozen until the kubelet stops it, because it would start
 again what ends by itself. Each stopped container has a record on disk, written before its archive
@@ -147,12 +148,7 @@ class Held:
             if caught := self._catching.get(sandbox):
                 await caught.keep()
             if record.waiting:
-                node_hold = hold.NodeHold(record.waiting, key=sandbox[:12])
-                record = replace(record, node_hold=node_hold.record)
-                await self._write(record)
-                await node_hold.close()
-                await neighbours.loosen(record.waiting)
-                await self._reserve(record)
+                await self._node_takes_over(record)
 
     async def lift_node_hold(self, sandbox: SandboxId) -> None:
         """Stop dropping at the node, once the target's own hold stands and has the address."""
@@ -234,8 +230,13 @@ class Held:
             if waited_s > wait_s and sandbox not in self._restoring:
                 await self.give_up(sandbox, f"nobody restored them within {wait_s:g} s")
             left = self._records.get(sandbox)
-            if left is not None and sandbox not in there and not left.waiting:
+            if left is None or sandbox in there:
+                continue
+            if not left.waiting:
                 self.forget(sandbox)
+            elif left.node_hold is None:  # somebody removed it without asking us
+                async with self._lock(sandbox):
+                    await self._node_takes_over(replace(left, frozen=False))
 
     def load(self) -> None:
         """Read the records that an earlier daemon has left."""
@@ -264,6 +265,15 @@ class Held:
             self.forget(sandbox)
         elif not record.kubelet:
             await self.end(sandbox)
+
+    async def _node_takes_over(self, record: HeldRecord) -> None:
+        """Let the node drop what a sandbox's own hold dropped, for the sandbox goes or is gone."""
+        node_hold = hold.NodeHold(record.waiting, key=record.sandbox[:12])
+        record = replace(record, node_hold=node_hold.record)
+        await self._write(record)
+        await node_hold.close()
+        await neighbours.loosen(record.waiting)
+        await self._reserve(record)
 
     async def _reserve(self, record: HeldRecord) -> None:
         """Keep CNI from giving the addresses to others, whether the sandbox still exists or not."""

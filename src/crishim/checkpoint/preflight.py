@@ -7,6 +7,7 @@ long as nothing of it lies outside the container.
 
 from __future__ import annotations
 
+import resource
 from typing import TYPE_CHECKING
 
 from crishim._proto.runtime.v1 import api_pb2
@@ -44,6 +45,7 @@ async def check(source: Source, request: DumpRequest, *, pids: list[int], target
     _terminal(source)
     _users(source)
     _neighbours(source, request)
+    _foreign_users(pids)
     files = await in_thread(procs.open_files, pids)
     _files(files)
     await in_thread(_mount_table, source)
@@ -102,6 +104,24 @@ def _users(source: Source) -> None:
             "the container's pod has a user namespace of its own, which CRIU cannot restore into",
             hint="run the pod without hostUsers: false",
         )
+
+
+def _foreign_users(pids: Sequence[int]) -> None:
+    """Refuse processes whose limits we may not read, and so CRIU may not either.
+
+    Source: prlimit(2), PERMISSIONS.
+    """
+    for pid in pids:
+        try:
+            resource.prlimit(pid, resource.RLIMIT_CPU)
+        except ProcessLookupError:
+            continue
+        except PermissionError as error:
+            raise Unsupported(
+                f"{procs.title(pid)} runs as another user than root, and CRIU may not read its "
+                "limits without CAP_SYS_RESOURCE",
+                hint="give crishim all capabilities; a container around the node may withhold them",
+            ) from error
 
 
 def _neighbours(source: Source, request: DumpRequest) -> None:

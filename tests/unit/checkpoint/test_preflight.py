@@ -1,6 +1,7 @@
 """What the preflight refuses; the looking itself is tested on real containers."""
 
 import os
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -112,6 +113,18 @@ def test_io_uring_and_terminals_name_the_program() -> None:
     terminal = procs.OpenFiles(sockets=frozenset(), terminals={"/dev/pts/3": me}, io_uring=())
     with pytest.raises(Precondition, match=rf"process {me} \(.*\) has the terminal /dev/pts/3"):
         preflight._files(terminal)
+
+
+def test_a_process_whose_limits_are_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    preflight._foreign_users([os.getpid()])
+
+    def denied(pid: int, limit: int) -> None:
+        raise ProcessLookupError if pid == 1 else PermissionError
+
+    monkeypatch.setattr(resource, "prlimit", denied)
+    preflight._foreign_users([1])
+    with pytest.raises(Unsupported, match=rf"^process {os.getpid()} .*CAP_SYS_RESOURCE"):
+        preflight._foreign_users([1, os.getpid()])
 
 
 def source(layer: Path, log: Path | None = None) -> SimpleNamespace:

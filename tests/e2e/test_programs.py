@@ -4,6 +4,7 @@ Their image is a Debian with redis, Node.js and Python, made once and kept in th
 of them run as root.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -92,6 +93,31 @@ class Redis:
     def close(self) -> str:
         out, _ = self.process.communicate(timeout=30)
         return out
+
+
+def listens(address: str) -> bool:
+    """Whether the program has come so far."""
+    try:
+        nodes.ask(address, "look", port=8080)
+    except nodes.CommandFailed:
+        return False
+    return True
+
+
+def test_every_kind_of_kernel_object(node, programs):
+    """Pipes, timers, shared memory, sockets, locks, children: each works as before the move."""
+    pod = node.pod()
+    container = pod.create(IMAGE, "/usr/bin/python3", "/programs/objects.py", "8080")
+    node.crictl("start", container)
+    address = pod.address
+    eventually(lambda: listens(address))
+    before = json.loads(nodes.ask(address, "look", port=8080))
+    assert {name for name, found in before.items() if found is not True} == set(), before
+    _, revived = move(pod, container)
+    after = json.loads(nodes.ask(address, "look", port=8080))
+    assert {name for name, found in after.items() if found is not True} == set(), after
+    assert after.keys() == before.keys()
+    node.crictl("stop", revived)
 
 
 def test_redis(node, programs, root):

@@ -34,7 +34,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import describe, logs, metadata, preflight, remaps
+from crishim.checkpoint import describe, logs, metadata, preflight, remaps, timers
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.connections import SourceConnections
 from crishim.checkpoint.flow import in_thread
@@ -42,6 +42,7 @@ from crishim.checkpoint.guardian import Guardian
 from crishim.checkpoint.layerdump import LayerDump
 from crishim.checkpoint.memory import MemoryDump
 from crishim.checkpoint.request import DumpResult
+from crishim.checkpoint.shm import SharedMemoryDump
 from crishim.checkpoint.trail import Trail
 from crishim.checkpoint.workspace import Workspace
 from crishim.kernel import cgroup, process, procs
@@ -107,6 +108,7 @@ class Dump:
         self._connections = SourceConnections(source, lasting=request.stop)
         self._freezer = runcs.cgroup_of(source.runc, container)
         self._pids = cgroup.processes(self._freezer)
+        self._shm = SharedMemoryDump(source.container.spec)
         self._remaps = False
         self._paused = False
         self._kept = False
@@ -270,6 +272,7 @@ class Dump:
             workspace=self._workspace,
             writer=writer,
             layer=layer,
+            shared=self._shm,
             pids=self._pids,
             tcp=self._request.tcp,
             trail=self._trail,
@@ -278,8 +281,10 @@ class Dump:
         self._image_bytes, self._log_bytes = await memory.run(facts, undo)
 
     def _add_entries(self, writer: ArchiveWriter, layer: LayerDump, frozen_at_ns: int) -> None:
+        timers.rearm(self._workspace.images)
         self._image_bytes += writer.add_images(self._workspace.images)
         layer.add()
+        self._shm.add(writer)
         for name in ("stats-dump", "dump.log"):
             writer.add_bytes(name, (self._workspace.path / name).read_bytes())
         described = metadata.entries(self._source.container, checkpointed_at_ns=frozen_at_ns)

@@ -64,14 +64,32 @@ def apply_layer(
         NoSpace. After an error the upper directory holds a part of the layer; the caller gives
         the snapshot up, or applies again.
     """
+    apply_members(archive, overlay, MEMBERS, device_allowed=device_allowed)
+
+
+def apply_members(
+    archive: ArchiveReader,
+    overlay: Overlay,
+    members: Sequence[str],
+    *,
+    device_allowed: Callable[[bool, int, int], bool],
+    keep: bool = False,
+) -> None:
+    """Write captured directories into one, in this order; members that are missing are none.
+
+    Args: keep: what is there already stays, but for directories, which become one.
+    Raises: as `apply_layer`.
+    """
     with storage_errors("cannot write the container's layer"):
         upper_fd = os.open(overlay.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, upper_fd)
             tree = _Tree(upper_fd)
             stack.callback(tree.close)
-            applier = _Applier(archive.fd, tree, overlay.xattr_prefix, device_allowed)
-            for name in MEMBERS:
+            applier = _Applier(
+                archive.fd, tree, overlay.xattr_prefix, device_allowed=device_allowed, keep=keep
+            )
+            for name in members:
                 if member := archive.members.get(name):
                     for entry in read_layer(archive.fd, member.offset, member.size):
                         applier.apply(entry)
@@ -123,12 +141,15 @@ class _Applier:
         archive_fd: int,
         tree: _Tree,
         xattr_prefix: str,
+        *,
         device_allowed: Callable[[bool, int, int], bool],
+        keep: bool,
     ) -> None:
         self._archive_fd = archive_fd
         self._tree = tree
         self._xattr_prefix = xattr_prefix
         self._device_allowed = device_allowed
+        self._keep = keep
         self._directory_times: dict[tuple[bytes, ...], int] = {}
 
     def apply(self, entry: LayerEntry) -> None:
@@ -141,6 +162,8 @@ class _Applier:
             return
         parent_fd = self._tree.open(entry.path[:-1])
         name = os.fsdecode(entry.path[-1])
+        if self._keep and _mode(parent_fd, name):
+            return
         if entry.kind == tarformat.HARD_LINK:
             self._hard_link(entry, name)
             return

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crishim.checkpoint.archive import ArchiveWriter
     from crishim.checkpoint.layerdump import LayerDump
     from crishim.checkpoint.resolve import Source
+    from crishim.checkpoint.shm import SharedMemoryDump
     from crishim.checkpoint.trail import Trail
     from crishim.checkpoint.workspace import Workspace
 
@@ -36,6 +37,7 @@ class MemoryDump:
     Attributes:
         pids: all processes of the container, frozen.
         trail: follows what arrives in the archive; None if nobody waits for it.
+        shared: the pod's shared memory.
         remaps: open files need links that CRIU makes for its dump only; see `remaps.expect`.
     """
 
@@ -43,6 +45,7 @@ class MemoryDump:
     workspace: Workspace
     writer: ArchiveWriter
     layer: LayerDump
+    shared: SharedMemoryDump
     pids: list[int]
     tcp: str
     trail: Trail | None
@@ -84,6 +87,7 @@ class MemoryDump:
             return await fifos.finish()
 
     async def _layer(self, undo: contextlib.AsyncExitStack) -> None:
+        await self.shared.copy(self.workspace.path, undo)
         await self.layer.last_pass(self.pids, self.workspace.path, undo)
         if not self.remaps:
             await in_thread(remaps.late, self.pids)

@@ -233,6 +233,6 @@ class _Reception:
                 await self._restorer.images.make(archive, self._directory / "images")
             else:
                 await in_thread(archive.extract_images, copied)
-            await self._restorer.write_layer(created, archive)
+            await self._restorer.write_files(created, archive)
             if created.status.log_path:
                 await in_thread(logs.carry, archive, Path(created.status.log_path))

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from crishim.checkpoint import body, compare, logs, pending, pids
+from crishim._proto.runtime.v1 import api_pb2
+from crishim.checkpoint import body, compare, logs, pending, pids, shm
 from crishim.checkpoint.flow import in_thread, to_the_end, unbroken
 from crishim.checkpoint.images import ImageDirectories, remove_images
 from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
@@ -131,7 +132,7 @@ class Restorer:
             with phases.step("verify"):
                 await in_thread(lambda: archive.verify(images=images))
             with phases.step("layer"):
-                await self.write_layer(created, archive)
+                await self.write_files(created, archive)
             with phases.step("log"):
                 if created.status.log_path:
                     await in_thread(logs.carry, archive, Path(created.status.log_path))
@@ -154,14 +155,20 @@ class Restorer:
         record = await self.records.container(created.id)
         return runc_of(record, paths=self.paths, namespace=self.namespace)
 
-    async def write_layer(self, created: Container, archive: ArchiveReader) -> None:
-        """Write an archive's layer into the snapshot of a container that has no task yet."""
+    async def write_files(self, created: Container, archive: ArchiveReader) -> None:
+        """Write an archive's layer into the snapshot of a container that has no task yet.
+
+        And its shared memory into the pod's.
+        """
         mounts = await self.records.mounts(
             snapshotter=created.snapshotter, key=created.snapshot_key
         )
         overlay = overlay_of_snapshot([(m.type, m.source, m.options) for m in mounts])
         allowed = compare.allowed_devices(created.spec)
         await in_thread(lambda: apply_layer(archive, overlay, device_allowed=allowed))
+        others = await self.cri.containers(created.sandbox)
+        shared = any(other.state == api_pb2.CONTAINER_RUNNING for other in others)
+        await in_thread(lambda: shm.apply(archive, created.spec, shared=shared))
 
     def undo_preparation(
         self, container: ContainerId

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n crishim/_proto/criu/images.proto\x12\x0c\x63rishim.criu\"$\n\x07Process\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x0c\n\x04ppid\x18\x02 \x01(\r\"Q\n\x04\x43ore\x12\x1e\n\x02tc\x18\x03 \x01(\x0b\x32\x12.crishim.criu.Task\x12)\n\x0bthread_core\x18\x05 \x01(\x0b\x32\x14.crishim.criu.Thread\"\x14\n\x04Task\x12\x0c\n\x04\x63omm\x18\x06 \x01(\x0c\"2\n\x06Thread\x12(\n\x05\x63reds\x18\n \x01(\x0b\x32\x19.crishim.criu.Credentials\"\x1a\n\x0b\x43redentials\x12\x0b\n\x03uid\x18\x01 \x01(\r\"-\n\x04\x46ile\x12%\n\x03isk\x18\x04 \x01(\x0b\x32\x18.crishim.criu.InetSocket\"\x82\x01\n\nInetSocket\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\r\x12\r\n\x05proto\x18\x05 \x01(\r\x12\r\n\x05state\x18\x06 \x01(\r\x12\x10\n\x08src_port\x18\x07 \x01(\r\x12\x10\n\x08\x64st_port\x18\x08 \x01(\r\x12\x10\n\x08src_addr\x18\x0b \x03(\r\x12\x10\n\x08\x64st_addr\x18\x0c \x03(\r\"K\n\x05Mount\x12\x0e\n\x06\x66stype\x18\x01 \x01(\r\x12\x12\n\nmountpoint\x18\x07 \x01(\x0c\x12\x0e\n\x06source\x18\x08 \x01(\x0c\x12\x0e\n\x06\x66sname\x18\x0e \x01(\x0c')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n crishim/_proto/criu/images.proto\x12\x0c\x63rishim.criu\"$\n\x07Process\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x0c\n\x04ppid\x18\x02 \x01(\r\"Q\n\x04\x43ore\x12\x1e\n\x02tc\x18\x03 \x01(\x0b\x32\x12.crishim.criu.Task\x12)\n\x0bthread_core\x18\x05 \x01(\x0b\x32\x14.crishim.criu.Thread\"\x14\n\x04Task\x12\x0c\n\x04\x63omm\x18\x06 \x01(\x0c\"2\n\x06Thread\x12(\n\x05\x63reds\x18\n \x01(\x0b\x32\x19.crishim.criu.Credentials\"\x1a\n\x0b\x43redentials\x12\x0b\n\x03uid\x18\x01 \x01(\r\"O\n\x04\x46ile\x12%\n\x03isk\x18\x04 \x01(\x0b\x32\x18.crishim.criu.InetSocket\x12 \n\x03tfd\x18\x0c \x01(\x0b\x32\x13.crishim.criu.Timer\"A\n\x05Timer\x12\x0c\n\x04vsec\x18\x07 \x01(\x04\x12\r\n\x05vnsec\x18\x08 \x01(\x04\x12\x0c\n\x04isec\x18\t \x01(\x04\x12\r\n\x05insec\x18\n \x01(\x04\"\x82\x01\n\nInetSocket\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\r\x12\r\n\x05proto\x18\x05 \x01(\r\x12\r\n\x05state\x18\x06 \x01(\r\x12\x10\n\x08src_port\x18\x07 \x01(\r\x12\x10\n\x08\x64st_port\x18\x08 \x01(\r\x12\x10\n\x08src_addr\x18\x0b \x03(\r\x12\x10\n\x08\x64st_addr\x18\x0c \x03(\r\"K\n\x05Mount\x12\x0e\n\x06\x66stype\x18\x01 \x01(\r\x12\x12\n\nmountpoint\x18\x07 \x01(\x0c\x12\x0e\n\x06source\x18\x08 \x01(\x0c\x12\x0e\n\x06\x66sname\x18\x0e \x01(\x0c')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,9 +42,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREDENTIALS']._serialized_start=245
   _globals['_CREDENTIALS']._serialized_end=271
   _globals['_FILE']._serialized_start=273
-  _globals['_FILE']._serialized_end=318
-  _globals['_INETSOCKET']._serialized_start=321
-  _globals['_INETSOCKET']._serialized_end=451
-  _globals['_MOUNT']._serialized_start=453
-  _globals['_MOUNT']._serialized_end=528
+  _globals['_FILE']._serialized_end=352
+  _globals['_TIMER']._serialized_start=354
+  _globals['_TIMER']._serialized_end=419
+  _globals['_INETSOCKET']._serialized_start=422
+  _globals['_INETSOCKET']._serialized_end=552
+  _globals['_MOUNT']._serialized_start=554
+  _globals['_MOUNT']._serialized_end=629
 # @@protoc_insertion_point(module_scope)

@@ -41,10 +41,24 @@ class Credentials(_message.Message):
     def __init__(self, uid: _Optional[int] = ...) -> None: ...
 
 class File(_message.Message):
-    __slots__ = ("isk",)
+    __slots__ = ("isk", "tfd")
     ISK_FIELD_NUMBER: _ClassVar[int]
+    TFD_FIELD_NUMBER: _ClassVar[int]
     isk: InetSocket
-    def __init__(self, isk: _Optional[_Union[InetSocket, _Mapping]] = ...) -> None: ...
+    tfd: Timer
+    def __init__(self, isk: _Optional[_Union[InetSocket, _Mapping]] = ..., tfd: _Optional[_Union[Timer, _Mapping]] = ...) -> None: ...
+
+class Timer(_message.Message):
+    __slots__ = ("vsec", "vnsec", "isec", "insec")
+    VSEC_FIELD_NUMBER: _ClassVar[int]
+    VNSEC_FIELD_NUMBER: _ClassVar[int]
+    ISEC_FIELD_NUMBER: _ClassVar[int]
+    INSEC_FIELD_NUMBER: _ClassVar[int]
+    vsec: int
+    vnsec: int
+    isec: int
+    insec: int
+    def __init__(self, vsec: _Optional[int] = ..., vnsec: _Optional[int] = ..., isec: _Optional[int] = ..., insec: _Optional[int] = ...) -> None: ...
 
 class InetSocket(_message.Message):
     __slots__ = ("family", "proto", "state", "src_port", "dst_port", "src_addr", "dst_addr")

@@ -1,0 +1,86 @@
+"""The pod's shared memory (/dev/shm) on its way into an archive and out of it again.
+
+It is a directory of the pod that containers have mounted: in no layer, and shared by all of them.
+Programs have files of it mapped, so it is copied in the pause, as their memory is. The member has
+the name and the form that Podman gave it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.layer import LayerCapture
+from crishim.checkpoint.layer_apply import apply_members
+from crishim.kernel.mounts import Overlay
+
+if TYPE_CHECKING:
+    import contextlib
+
+    from crishim.checkpoint.archive import ArchiveWriter
+    from crishim.checkpoint.reader import ArchiveReader
+
+MEMBER = "devshm-checkpoint.tar"
+_PLACE = "/dev/shm"  # noqa: S108  it is the place meant
+
+
+def directory(spec: dict[str, Any]) -> Path | None:
+    """Return where a container's shared memory lies on the node.
+
+    Args: spec: the OCI runtime spec.
+    Returns: None if it has none of its pod's, as with hostIPC, where it is the node's own.
+    """
+    for mount in spec.get("mounts") or []:
+        if mount.get("destination") == _PLACE and mount.get("type") == "bind":
+            source = Path(str(mount.get("source")))
+            return None if source == Path(_PLACE) else source
+    return None
+
+
+class SharedMemoryDump:
+    """The shared memory of one container's pod.
+
+    Args: spec: the container's OCI runtime spec.
+    """
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._directory = directory(spec)
+        self._fd = -1
+
+    async def copy(self, work: Path, undo: contextlib.AsyncExitStack) -> None:
+        """Copy what there is; the container is frozen.
+
+        Args: work: a directory of the dump's own. undo: closes the file that waits for `add`.
+        """
+        if self._directory is None or not await in_thread(os.listdir, self._directory):
+            return
+        capture = LayerCapture(_plain(self._directory))
+        self._fd = os.open(work, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        undo.callback(os.close, self._fd)
+        await in_thread(capture.first_pass, self._fd, 0, cancel=capture.cancel)
+
+    def add(self, writer: ArchiveWriter) -> None:
+        """Put the copy into the archive; blocks."""
+        if self._fd >= 0:
+            writer.add_file(MEMBER, self._fd)
+
+
+def apply(archive: ArchiveReader, spec: dict[str, Any], *, shared: bool) -> None:
+    """Write an archive's shared memory into the pod of a container that does not run yet; blocks.
+
+    Args: shared: other containers of the pod run: what is there is theirs and stays.
+    Raises: as `apply_members`.
+    """
+    if MEMBER in archive.members and (target := directory(spec)) is not None:
+        apply_members(
+            archive, _plain(target), (MEMBER,), device_allowed=lambda *_: False, keep=shared
+        )
+
+
+def _plain(path: Path) -> Overlay:
+    """Return a directory as the upper one of an overlay that hides nothing."""
+    return Overlay(
+        upper=path, work=path, lower=(), user_xattr=False, metacopy=False, redirect_dir=False
+    )

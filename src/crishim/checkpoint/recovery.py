@@ -15,7 +15,7 @@ from crishim.checkpoint import body, pending, workspace
 from crishim.checkpoint.archive import sweep_partials
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.heldrecord import is_committed
-from crishim.checkpoint.settle import settled
+from crishim.checkpoint.settle import clear_mounts, settled
 from crishim.checkpoint.store import KUBELET_DIRECTORY
 from crishim.ids import ContainerId
 from crishim.kernel import atomic, tree
@@ -77,6 +77,7 @@ class Recovery:
         await self._attempt(self.restorer.sweep(), "containers that are gone")
         await self._attempt(self.sandboxes.sweep(), "addresses of pods that are gone")
         await self._attempt(self._held(), "connections that wait")
+        await self._attempt(clear_mounts(), "mounts of a CRIU that is gone")
 
     async def _held(self) -> None:
         live = [item.id for item in await self.cri.sandboxes()]

@@ -237,6 +237,7 @@ class Restorer:
     async def run(self, container: ContainerId, directory: Path) -> None:
         """Start a container whose wrapper restores it; it runs when this returns.
 
+        If containerd dies meanwhile, its shim goes on: what became of it is waited for.
         Raises: ToolFailed: CRIU's last errors; its log is kept. Precondition: it ended at once.
         """
         log = directory / "work" / "restore.log"

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 import grpc
 
 from crishim.checkpoint import guardian
 from crishim.checkpoint.flow import in_thread
+from crishim.tools import criu
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from crishim.containerd.cri import Cri
     from crishim.ids import ContainerId
 
+_log = logging.getLogger(__name__)
 _POLL_S = 0.02
 _TAKING_BACK_S = 0.5
 """From the end of `runc restore` until containerd has ended what nobody waits for any more."""
@@ -31,12 +34,20 @@ _RUNTIME_BACK_S = 30.0
 async def settled(directory: Path) -> None:
     """Wait for a restore under way, which containerd takes back where its caller has gone.
 
+    What a CRIU that was killed has left on the node is cleared away too.
     Args: directory: of the container that is being restored.
     """
     if await in_thread(guardian.tool_runs, directory):
         while await in_thread(guardian.tool_runs, directory):  # noqa: ASYNC110 - not our child
             await asyncio.sleep(_POLL_S)
         await asyncio.sleep(_TAKING_BACK_S)
+    await clear_mounts()
+
+
+async def clear_mounts() -> None:
+    """Unmount what a CRIU that was killed in a restore has left on the node."""
+    for path in await in_thread(criu.sweep_yards):
+        _log.warning("unmounted %s, which a CRIU that was killed has left", path)
 
 
 async def runs_after_all(container: ContainerId, directory: Path, *, cri: Cri) -> bool:

@@ -69,6 +69,15 @@ def command(pid: int) -> str:
     return ""
 
 
+def runs(name: str) -> bool:
+    """Return whether any process of the node is of that name, by its `comm`."""
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().strip() == os.fsencode(name):
+                return True
+    return False
+
+
 def title(pid: int) -> str:
     """Name a process for people: its id and the begin of its command line."""
     words = " ".join(command(pid).split())[:_TITLE_CHARS]

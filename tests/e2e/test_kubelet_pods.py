@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 import uuid
@@ -100,8 +99,8 @@ def assert_log_goes_on(lines: list[str]) -> None:
 def confinement(pod) -> dict[str, str]:
     """Return what the kernel says of a container's users, capabilities and filters."""
     container = pod.container()["containerID"].removeprefix("containerd://")
-    pid = json.loads(pod.node.crictl("inspect", container))["info"]["pid"]
-    lines = pod.node.exec("cat", f"/proc/{pid}/status").splitlines()
+    pid = f"$(crictl inspect -o go-template --template {{{{.info.pid}}}} {container})"
+    lines = pod.node.sh(f"cat /proc/{pid}/status").splitlines()
     status = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
     wanted = ("Uid", "Gid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp", "Seccomp_filters")
     return {key: status[key] for key in wanted}
@@ -173,23 +172,25 @@ def test_stop_of_one_container_among_several_is_refused_and_harms_nobody(cluster
 
 
 def test_pods_go_on_on_the_other_node(cluster, name):
-    """One with an address of that node's subnet, one with the address it had."""
+    """One with an address of that node's subnet, one with the source's, as soon as that is gone."""
     source = pod_of(cluster).wait("condition=Ready")
     assert source.ask("count 1") == "count 1 1"
     assert source.ask("write /tmp/kept first line") == "ok"
     address = source.address
     copy_archive(cluster, source.checkpoint(), name)
-    source.delete()
-    new = pod_of(cluster, restore=name, node=OTHER, address="new", tcp="close")
     kept = pod_of(cluster, restore=name, node=OTHER, address="keep", tcp="close")
+    new = pod_of(cluster, restore=name, node=OTHER, address="new", tcp="close")
+    assert f"the address {address} is in use on the network" in kept.wait_event("Failed")
+    assert source.ask("count 2") == "count 2 2"
+    source.delete()
     assert new.wait("condition=Ready").address.startswith(OTHERS_SUBNET)
-    assert kept.wait("condition=Ready").address == address
+    assert kept.wait("condition=Ready", within_s=120).address == address
     for pod in (new, kept):
         assert pod.ask("count 2") == "count 2 2"
         assert pod.ask("read /tmp/kept") == "read first line"
         assert pod.ask(f"dial {API_SERVER}").startswith(f"local {pod.address}:")
     assert_log_goes_on(new.logs())
-    cluster.nodes[OTHER].exec("crishim", "rm", name)
+    cluster.nodes[OTHER].exec("rm", f"{STORE}/{name}.tar")
 
 
 def test_second_replica_with_the_same_address_is_refused(cluster, name):

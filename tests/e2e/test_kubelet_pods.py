@@ -23,16 +23,6 @@ SIDE = {
     "imagePullPolicy": "Never",
     "command": ["/workload", "-port", str(SIDE_PORT), "-log-every", "20ms"],
 }
-
-
-@pytest.fixture
-def name(cluster):
-    """A name in the first node's store that is free after the test."""
-    name = f"kept-{uuid.uuid4().hex[:6]}"
-    yield name
-    cluster.nodes[NODE].exec("rm", "-f", f"{STORE}/{name}.tar")
-
-
 INIT = {"name": "init", "image": BUSYBOX, "imagePullPolicy": "Never", "command": ["true"]}
 REALISTIC = {
     "securityContext": {
@@ -54,6 +44,14 @@ REALISTIC = {
         {"name": "settings", "mountPath": "/settings"},
     ],
 }
+
+
+@pytest.fixture
+def name(cluster):
+    """A name in the first node's store that is free after the test."""
+    name = f"kept-{uuid.uuid4().hex[:6]}"
+    yield name
+    cluster.nodes[NODE].exec("rm", "-f", f"{STORE}/{name}.tar")
 
 
 @pytest.fixture

@@ -348,6 +348,36 @@ def directory():
     return look
 
 
+def event_watches(data):
+    """The watches of inotify events."""
+    found = set()
+    while data:
+        watch, _, _, name_bytes = struct.unpack_from("iIII", data)
+        found.add(watch)
+        data = data[16 + name_bytes :]
+    return found
+
+
+@check
+def inotify():
+    """Watches on a directory, on a file in it, and on the root."""
+    path = os.path.join(tempfile.mkdtemp(), "watched")
+    os.makedirs(os.path.join(path, "deep"))
+    open(os.path.join(path, "file"), "w").close()
+    fd = _libc.inotify_init1(os.O_NONBLOCK)
+    places = {}
+    for place in ("/", path, os.path.join(path, "file"), os.path.join(path, "deep")):
+        places[place] = _libc.inotify_add_watch(fd, place.encode(), 0x4)  # IN_ATTRIB
+        assert places[place] > 0
+
+    def look():
+        for place, watch in places.items():
+            os.chmod(place, os.stat(place).st_mode)
+            assert watch in event_watches(os.read(fd, 4096))
+
+    return look
+
+
 def main():
     server = socket.create_server(("", int(sys.argv[1])))
     while True:

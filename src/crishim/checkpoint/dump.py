@@ -34,7 +34,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import describe, logs, metadata, preflight, remaps, timers
+from crishim.checkpoint import describe, logs, metadata, preflight, remaps, timers, watches
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.connections import SourceConnections
 from crishim.checkpoint.flow import in_thread
@@ -126,8 +126,7 @@ class Dump:
                 tools = await describe.tools(self._source)
                 await self._preflight()
             with step("prepare"):
-                config = criu.dump_config(tcp_close=self._request.tcp == "close")
-                await self._workspace.open(undo, criu_config=config)
+                await self._workspace.open(undo, criu_config=await self._criu_config())
                 writer = await self._archive(undo)
                 undo.push_async_callback(self._release)
                 interfaces = await self._connections.prepare()
@@ -183,6 +182,11 @@ class Dump:
         await locks.execs_ended(container, timeout_s=self._shared.drain_timeout_s)
         self._pids = await in_thread(cgroup.processes, self._freezer)
         await in_thread(preflight.sessions, self._source, self._pids)
+
+    async def _criu_config(self) -> str:
+        pid = self._source.container.pid
+        watched = await in_thread(watches.criu_config, pid, self._pids)
+        return criu.dump_config(tcp_close=self._request.tcp == "close") + watched
 
     async def _archive(self, undo: contextlib.AsyncExitStack) -> ArchiveWriter:
         # Until the guardian is there only this tells a new daemon where a half archive lies.

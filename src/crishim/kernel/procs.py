@@ -21,6 +21,7 @@ _TITLE_CHARS = 60
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _DELETED = " (deleted)"
 _DELETED_MAPPING = re.compile(rb"^(\S+) \S+ \S+ \S+ [1-9]\d* +(/.*) \(deleted\)$", re.MULTILINE)
+_WATCH = re.compile(r"^inotify wd:\S+ ino:(\S+) sdev:(\S+) ", re.MULTILINE)
 _SHARED_MAPPING = re.compile(rb"^\S+ .w.s \S+ \S+ \d+ +(/.*)$", re.MULTILINE)
 
 
@@ -161,6 +162,27 @@ def nameless_files(pids: Iterable[int]) -> list[NamelessFile]:
                     on_root = status.st_dev == root.st_dev
                     found.append(NamelessFile(pid=pid, path=path, on_root=on_root))
     return found
+
+
+def watched_inodes(pids: Iterable[int], *, device: int) -> set[int]:
+    """Return the inodes on a device that processes watch by inotify."""
+    found: set[int] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    if os.readlink(f"/proc/{pid}/fd/{name}") != "anon_inode:inotify":
+                        continue
+                    marks = Path(f"/proc/{pid}/fdinfo/{name}").read_text(encoding="ascii")
+                    for inode, number in _WATCH.findall(marks):
+                        if _device(int(number, 16)) == device:
+                            found.add(int(inode, 16))
+    return found
+
+
+def _device(number: int) -> int:
+    """Return a device as stat(2) has it, from the number that the kernel uses inside."""
+    return os.makedev(number >> 20, number & 0xFFFFF)
 
 
 def _deleted(pid: int) -> Iterator[tuple[str, str]]:

@@ -166,9 +166,10 @@ class Restorer:
         overlay = overlay_of_snapshot([(m.type, m.source, m.options) for m in mounts])
         allowed = compare.allowed_devices(created.spec)
         await in_thread(lambda: apply_layer(archive, overlay, device_allowed=allowed))
-        others = await self.cri.containers(created.sandbox)
-        shared = any(other.state == api_pb2.CONTAINER_RUNNING for other in others)
-        await in_thread(lambda: shm.apply(archive, created.spec, shared=shared))
+        if shm.MEMBER in archive.members:
+            others = await self.cri.containers(created.sandbox)
+            shared = any(other.state == api_pb2.CONTAINER_RUNNING for other in others)
+            await in_thread(lambda: shm.apply(archive, created.spec, shared=shared))
 
     def undo_preparation(
         self, container: ContainerId

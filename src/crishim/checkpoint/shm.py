@@ -73,7 +73,7 @@ def apply(archive: ArchiveReader, spec: dict[str, Any], *, shared: bool) -> None
     Args: shared: other containers of the pod run: what is there is theirs and stays.
     Raises: as `apply_members`.
     """
-    if MEMBER in archive.members and (target := directory(spec)) is not None:
+    if (target := directory(spec)) is not None:
         apply_members(
             archive, _plain(target), (MEMBER,), device_allowed=lambda *_: False, keep=shared
         )

@@ -21,6 +21,7 @@ import time
 
 CHECKS = {}
 _libc = ctypes.CDLL(None, use_errno=True)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])  # in all threads, for signalfd
 
 
 def check(make):
@@ -344,6 +345,94 @@ def directory():
 
     def look():
         assert os.listdir(fd) == ["entry"]
+
+    return look
+
+
+@check
+def system_v():
+    """A System V shared memory segment, attached, and a semaphore."""
+    segment = _libc.shmget(0x7357, 8192, 0o1600)
+    _libc.shmat.restype = ctypes.c_void_p
+    address = _libc.shmat(segment, None, 0)
+    ctypes.memmove(address, b"segment", 7)
+    semaphores = _libc.semget(0x7357, 1, 0o1600)
+    _libc.semctl(semaphores, 0, 16, 3)  # SETVAL
+
+    def look():
+        assert ctypes.string_at(address, 7) == b"segment"
+        again = _libc.shmat(_libc.shmget(0x7357, 8192, 0), None, 0)
+        assert ctypes.string_at(again, 7) == b"segment"
+        _libc.shmdt(ctypes.c_void_p(again))
+        assert _libc.semctl(semaphores, 0, 12) == 3  # GETVAL
+
+    return look
+
+
+@check
+def signalfd():
+    """A signal that waits in a signalfd."""
+    mask = struct.pack("Q", 1 << (signal.SIGUSR2 - 1))
+    fd = _libc.signalfd(-1, mask, 0)
+    os.kill(os.getpid(), signal.SIGUSR2)
+
+    def look():
+        assert struct.unpack_from("I", os.read(fd, 128))[0] == signal.SIGUSR2
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    return look
+
+
+@check
+def pidfd():
+    """A file descriptor of a child."""
+    child = os.fork()
+    if child == 0:
+        while True:
+            time.sleep(10)
+    fd = os.pidfd_open(child)
+
+    def look():
+        signal.pidfd_send_signal(fd, 0)
+
+    return look
+
+
+@check
+def shared_port():
+    """Two sockets that listen on one port, in IPv6."""
+    servers = []
+    for _ in range(2):
+        server = socket.socket(socket.AF_INET6)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        server.bind(("::", 9999))
+        server.listen()
+        server.setblocking(False)
+        servers.append(server)
+
+    def look():
+        with socket.create_connection(("::1", 9999)):
+            ready, _, _ = select.select(servers, [], [], 5)
+            ready[0].accept()[0].close()
+
+    return look
+
+
+@check
+def deep_directory():
+    """A working directory that was removed."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        gone = tempfile.mkdtemp()
+        os.chdir(gone)
+        os.rmdir(gone)
+        while True:
+            time.sleep(0.02)
+            os.write(writer, b"alive")
+
+    def look():
+        assert os.read(reader, 5) == b"alive"
 
     return look
 

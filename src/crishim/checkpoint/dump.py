@@ -114,7 +114,7 @@ class Dump:
         self._kept = False
         self._handover = shared.handovers.of(container) if request.stop else None
         self._trail: Trail | None = None
-        self._log_bytes = self._image_bytes = 0
+        self._expected_bytes = self._log_bytes = self._image_bytes = 0
 
     async def run(self) -> DumpResult:
         """Go through the steps; the module's docstring tells them and their undo."""
@@ -204,14 +204,14 @@ class Dump:
 
         Where the archive is going to be waited for, what can be known of it is computed ahead too.
         """
-        expected_bytes = await in_thread(procs.memory_bytes, self._pids)
-        await in_thread(writer.prepare, expected_bytes)
+        self._expected_bytes = await in_thread(procs.memory_bytes, self._pids)
+        await in_thread(writer.prepare, self._expected_bytes)
         if self._request.stop:
             await in_thread(writer.digest)
         if self._handover is not None:
             self._trail = Trail(writer.fd, self._handover.image_directory)
             undo.push_async_callback(in_thread, self._trail.abandon)
-            await in_thread(self._trail.prepare, expected_bytes)
+            await in_thread(self._trail.prepare, self._expected_bytes)
 
     async def _guard(self, undo: contextlib.AsyncExitStack, writer: ArchiveWriter) -> None:
         hold = self._connections.hold
@@ -247,7 +247,7 @@ class Dump:
     async def _changes(self, writer: ArchiveWriter, layer: LayerDump) -> None:
         """Catch up with the layer; what this takes of the archive's blocks is made anew."""
         await layer.catch_up()
-        await in_thread(writer.prepare, await in_thread(procs.memory_bytes, self._pids))
+        await in_thread(writer.prepare, self._expected_bytes)
         upper = self._source.layer.upper
         self._remaps = await in_thread(remaps.expect, self._workspace, upper, self._pids)
 

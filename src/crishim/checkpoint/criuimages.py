@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 
     from crishim.checkpoint.reader import ArchiveReader
 
+HEAD_BYTES = 8
+SIZE_BYTES = 4
 _COMMON_MAGIC = 0x54564319
 _PSTREE_MAGIC = 0x50273030
 _CORE_MAGIC = 0x55053847
-_FILES_MAGIC = 0x56303138
+FILES_MAGIC = 0x56303138
 _MOUNTS_MAGIC = 0x55563928
 _ENTRIES_MAX = 1 << 16
 _TEXT_MAX = 4096
@@ -117,7 +119,7 @@ def processes(archive: ArchiveReader) -> list[Process]:
 
 def sockets(archive: ArchiveReader) -> list[InetSocket]:
     """Return the internet sockets, in the order of the image; raise like `processes`."""
-    files = _entries(archive, "files.img", _FILES_MAGIC, images_pb2.File)
+    files = _entries(archive, "files.img", FILES_MAGIC, images_pb2.File)
     return [
         _socket(file.isk) for file in files if file.HasField("isk") and file.isk.family in _FAMILIES
     ]
@@ -136,25 +138,31 @@ def mounts(archive: ArchiveReader) -> list[Mount]:
     return sorted(found, key=lambda mount: mount.destination)
 
 
-def _entries(archive: ArchiveReader, name: str, magic: int, kind: type[_Entry]) -> Iterator[_Entry]:
-    """Yield the messages of one image file: two magic numbers, then size and message each."""
-    data = archive.read(IMAGE_DIRECTORY + name)
-    if data[:8] != struct.pack("<II", _COMMON_MAGIC, magic):
+def bodies(data: bytes, name: str, magic: int) -> Iterator[bytes]:
+    """Yield the encoded messages of one image file: two magic numbers, then size and message each.
+
+    Raises: Corrupt: it is cut short, or another kind of image.
+    """
+    if data[:HEAD_BYTES] != struct.pack("<II", _COMMON_MAGIC, magic):
         raise Corrupt(f"{name} does not begin as such an image of CRIU does")
-    at = 8
-    for _ in range(_ENTRIES_MAX):
-        if at == len(data):
-            return
-        size = int.from_bytes(data[at : at + 4], "little")
-        body = data[at + 4 : at + 4 + size]
-        if len(data) < at + 4 or len(body) != size:
+    at = HEAD_BYTES
+    while at < len(data):
+        size = int.from_bytes(data[at : at + SIZE_BYTES], "little")
+        body = data[at + SIZE_BYTES : at + SIZE_BYTES + size]
+        if len(data) < at + SIZE_BYTES or len(body) != size:
             raise Corrupt(f"{name} is cut short")
+        yield body
+        at += SIZE_BYTES + size
+
+
+def _entries(archive: ArchiveReader, name: str, magic: int, kind: type[_Entry]) -> Iterator[_Entry]:
+    for number, body in enumerate(bodies(archive.read(IMAGE_DIRECTORY + name), name, magic)):
+        if number == _ENTRIES_MAX:
+            raise Corrupt(f"{name} has more than {_ENTRIES_MAX} entries")
         try:
             yield kind.FromString(body)
         except DecodeError as error:
             raise Corrupt(f"{name} is damaged") from error
-        at += 4 + size
-    raise Corrupt(f"{name} has more than {_ENTRIES_MAX} entries")
 
 
 def _socket(entry: images_pb2.InetSocket) -> InetSocket:

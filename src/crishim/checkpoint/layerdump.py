@@ -20,9 +20,9 @@ from crishim.kernel import procs
 if TYPE_CHECKING:
     import contextlib
     from collections.abc import Collection, Mapping
-    from pathlib import Path
 
     from crishim.checkpoint.archive import ArchiveWriter
+    from crishim.checkpoint.workspace import Workspace
     from crishim.kernel.mounts import Overlay
 
 
@@ -68,14 +68,13 @@ class LayerDump:
         await in_thread(copy, cancel=self._capture.cancel)
 
     async def last_pass(
-        self, pids: Collection[int], work: Path, undo: contextlib.AsyncExitStack
+        self, pids: Collection[int], workspace: Workspace, undo: contextlib.AsyncExitStack
     ) -> None:
         """Copy what has changed since; the processes are frozen.
 
-        Args: work: a directory of this dump's own. undo: closes the file that waits for `add`.
+        Args: undo: closes the file that waits for `add`.
         """
-        self._changes = os.open(work, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        undo.callback(os.close, self._changes)
+        self._changes = workspace.unnamed_file(undo)
 
         def copy() -> None:
             always = self._mapped | procs.shared_mappings(pids)

@@ -87,8 +87,8 @@ class MemoryDump:
             return await fifos.finish()
 
     async def _layer(self, undo: contextlib.AsyncExitStack) -> None:
-        await self.shared.copy(self.workspace.path, undo)
-        await self.layer.last_pass(self.pids, self.workspace.path, undo)
+        await self.shared.copy(self.workspace, undo)
+        await self.layer.last_pass(self.pids, self.workspace, undo)
         if not self.remaps:
             await in_thread(remaps.late, self.pids)
 

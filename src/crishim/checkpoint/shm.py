@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from crishim.checkpoint.archive import ArchiveWriter
     from crishim.checkpoint.reader import ArchiveReader
+    from crishim.checkpoint.workspace import Workspace
 
 MEMBER = "devshm-checkpoint.tar"
 _PLACE = "/dev/shm"  # noqa: S108  it is the place meant
@@ -49,16 +50,15 @@ class SharedMemoryDump:
         self._directory = directory(spec)
         self._fd = -1
 
-    async def copy(self, work: Path, undo: contextlib.AsyncExitStack) -> None:
+    async def copy(self, workspace: Workspace, undo: contextlib.AsyncExitStack) -> None:
         """Copy what there is; the container is frozen.
 
-        Args: work: a directory of the dump's own. undo: closes the file that waits for `add`.
+        Args: undo: closes the file that waits for `add`.
         """
         if self._directory is None or not await in_thread(os.listdir, self._directory):
             return
         capture = LayerCapture(_plain(self._directory))
-        self._fd = os.open(work, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        undo.callback(os.close, self._fd)
+        self._fd = workspace.unnamed_file(undo)
         await in_thread(capture.first_pass, self._fd, 0, cancel=capture.cancel)
 
     def add(self, writer: ArchiveWriter) -> None:

@@ -12,12 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crishim._proto.criu import images_pb2
+from crishim.checkpoint.criuimages import FILES_MAGIC, HEAD_BYTES, SIZE_BYTES, bodies
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_MAGIC_BYTES = 8
-_SIZE_BYTES = 4
 _TIMER_TAG = b"\x62"
 """Field 12 of an entry, length-delimited: entries without it need no parsing."""
 
@@ -27,20 +26,16 @@ def rearm(images: Path) -> int:
 
     Args: images: CRIU's image directory, dumped.
     Returns: how many there were.
+    Raises: Corrupt: the image is no such image.
     """
     path = images / "files.img"
     data = path.read_bytes()
-    parts = [data[:_MAGIC_BYTES]]
+    parts = [data[:HEAD_BYTES]]
     mended = 0
-    at = _MAGIC_BYTES
-    while at < len(data):
-        size = int.from_bytes(data[at : at + _SIZE_BYTES], "little")
-        body = data[at + _SIZE_BYTES : at + _SIZE_BYTES + size]
-        at += _SIZE_BYTES + size
-        if _TIMER_TAG in body and (armed := _armed(body)):
-            body = armed
-            mended += 1
-        parts += [len(body).to_bytes(_SIZE_BYTES, "little"), body]
+    for body in bodies(data, path.name, FILES_MAGIC):
+        armed = _armed(body) if _TIMER_TAG in body else b""
+        mended += bool(armed)
+        parts += [len(armed or body).to_bytes(SIZE_BYTES, "little"), armed or body]
     if mended:
         path.write_bytes(b"".join(parts))
     return mended

@@ -70,6 +70,12 @@ class Workspace:
 
         undo.push(keep)
 
+    def unnamed_file(self, undo: contextlib.AsyncExitStack) -> int:
+        """Return a file for what waits to go into the archive; `undo` closes it, and it is gone."""
+        fd = os.open(self.path, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        undo.callback(os.close, fd)
+        return fd
+
     def note_directory(self, directory: Path) -> None:
         """Write down where a half archive is going to be."""
         (self.path / _DIRECTORY).write_text(str(directory), encoding="utf-8")

@@ -168,15 +168,14 @@ def watched_inodes(pids: Iterable[int], *, device: int) -> set[int]:
     """Return the inodes on a device that processes watch by inotify."""
     found: set[int] = set()
     for pid in pids:
-        with contextlib.suppress(OSError):
-            for name in os.listdir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    if os.readlink(f"/proc/{pid}/fd/{name}") != "anon_inode:inotify":
-                        continue
-                    marks = Path(f"/proc/{pid}/fdinfo/{name}").read_text(encoding="ascii")
-                    for inode, number in _WATCH.findall(marks):
-                        if _device(int(number, 16)) == device:
-                            found.add(int(inode, 16))
+        for name, target in _open_links(pid):
+            if target != "anon_inode:inotify":
+                continue
+            with contextlib.suppress(OSError):
+                marks = Path(f"/proc/{pid}/fdinfo/{name}").read_text(encoding="ascii")
+                for inode, number in _WATCH.findall(marks):
+                    if _device(int(number, 16)) == device:
+                        found.add(int(inode, 16))
     return found
 
 
@@ -187,13 +186,9 @@ def _device(number: int) -> int:
 
 def _deleted(pid: int) -> Iterator[tuple[str, str]]:
     """Yield links in /proc to what a process has open or mapped without a name; the old name."""
-    directory = f"/proc/{pid}/fd"
-    with contextlib.suppress(OSError):
-        for name in os.listdir(directory):
-            with contextlib.suppress(OSError):
-                target = os.readlink(f"{directory}/{name}")
-                if target.startswith("/") and target.endswith(_DELETED):
-                    yield f"{directory}/{name}", target.removesuffix(_DELETED)
+    for name, target in _open_links(pid):
+        if target.startswith("/") and target.endswith(_DELETED):
+            yield f"/proc/{pid}/fd/{name}", target.removesuffix(_DELETED)
     with contextlib.suppress(OSError):
         maps = Path(f"/proc/{pid}/maps").read_bytes()
         for addresses, path in _DELETED_MAPPING.findall(maps):
@@ -201,13 +196,16 @@ def _deleted(pid: int) -> Iterator[tuple[str, str]]:
 
 
 def _targets(pid: int) -> list[str]:
+    return [target for _, target in _open_links(pid)]
+
+
+def _open_links(pid: int) -> Iterator[tuple[str, str]]:
+    """Yield the number of each open file, as text, and what its link in /proc says."""
     directory = f"/proc/{pid}/fd"
-    targets: list[str] = []
     with contextlib.suppress(OSError):
         for name in os.listdir(directory):
             with contextlib.suppress(OSError):
-                targets.append(os.readlink(f"{directory}/{name}"))
-    return targets
+                yield name, os.readlink(f"{directory}/{name}")
 
 
 def thread_ids_inside(pid: int) -> set[int]:

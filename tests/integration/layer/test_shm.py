@@ -9,6 +9,7 @@ import pytest
 from crishim.checkpoint import shm
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.reader import ArchiveReader
+from crishim.checkpoint.workspace import Workspace
 from tests.unit.checkpoint.samples import manifest
 
 
@@ -30,7 +31,7 @@ async def travel(one: Path, two: Path, work: Path, *, shared: bool = False) -> b
     archive = work / "a.tar"
     async with contextlib.AsyncExitStack() as undo:
         dump = shm.SharedMemoryDump(spec(one))
-        await dump.copy(work, undo)
+        await dump.copy(Workspace(work, work), undo)
         with ArchiveWriter.create(archive) as writer:
             dump.add(writer)
             writer.commit(manifest())

@@ -108,22 +108,7 @@ async def _serve(
             stream_overrides=methods.stream_overrides(),
         )
     )
-    own = CheckpointRestore(
-        dumper=flows.dumper,
-        restorer=flows.restorer,
-        receiver=flows.receiver,
-        store=flows.store,
-        calls=calls,
-        timeout_s=config.checkpoint.timeout_s,
-        removal=Removal(store=flows.store, paths=config.paths, pins=flows.pins, held=flows.held),
-        examine=functools.partial(examine, config, channel),
-    )
-    Guard(calls).servicer(own, crishim_pb2.DESCRIPTOR.services_by_name["CheckpointRestore"])
-    crishim_pb2_grpc.add_CheckpointRestoreServicer_to_server(own, server)
-    servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    servicer = _register(server, config, channel, flows=flows, calls=calls)
     watch = Watch(channel, config.containerd.socket, servicer=servicer, notifier=notifier)
     listener = bind(server, config.server.socket)
     try:
@@ -157,6 +142,34 @@ async def _serve(
     finally:
         await server.stop(None)
         listener.remove()
+
+
+def _register(
+    server: grpc.aio.Server,
+    config: Config,
+    channel: grpc.aio.Channel,
+    *,
+    flows: _Flows,
+    calls: Calls,
+) -> health.aio.HealthServicer:
+    """Add our own services beside the relay: checkpoint and restore, health, reflection."""
+    own = CheckpointRestore(
+        dumper=flows.dumper,
+        restorer=flows.restorer,
+        receiver=flows.receiver,
+        store=flows.store,
+        calls=calls,
+        timeout_s=config.checkpoint.timeout_s,
+        removal=Removal(store=flows.store, paths=config.paths, pins=flows.pins, held=flows.held),
+        examine=functools.partial(examine, config, channel),
+    )
+    Guard(calls).servicer(own, crishim_pb2.DESCRIPTOR.services_by_name["CheckpointRestore"])
+    crishim_pb2_grpc.add_CheckpointRestoreServicer_to_server(own, server)
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    return servicer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,15 +22,21 @@ def impatient(node):
     node.exec("service", "crishim", "restart")
 
 
-@pytest.mark.parametrize("pod_stays", [True, False], ids=["pod-stays", "pod-gone"])
-def test_waiting_ends_after_the_configured_time(impatient, pod_stays):
-    """The client is told by a reset and does not hang; the address is free again."""
-    pod = impatient.pod()
+def stopped(node: nodes.Node) -> tuple[nodes.Pod, str, nodes.Client]:
+    """A pod whose container a checkpoint has stopped, its address, a client that waits."""
+    pod = node.pod()
     container = pod.run()
     address = pod.address
     client = nodes.Client(address)
     client.wait_answers(20)
-    checkpoint(impatient, container, "--stop")
+    checkpoint(node, container, "--stop")
+    return pod, address, client
+
+
+@pytest.mark.parametrize("pod_stays", [True, False], ids=["pod-stays", "pod-gone"])
+def test_waiting_ends_after_the_configured_time(impatient, pod_stays):
+    """The client is told by a reset and does not hang; the address is free again."""
+    pod, address, client = stopped(impatient)
     if not pod_stays:
         pod.remove()
     eventually(lambda: client.report()["errors"] != [])
@@ -44,12 +50,7 @@ def test_waiting_ends_after_the_configured_time(impatient, pod_stays):
 
 def test_a_held_address_is_given_to_nobody(node):
     """Not even when it is the last one that CNI has: the next pod fails, and the restore works."""
-    pod = node.pod()
-    container = pod.run()
-    address = pod.address
-    client = nodes.Client(address)
-    client.wait_answers(20)
-    checkpoint(node, container, "--stop")
+    pod, address, client = stopped(node)
     pod.remove()
     with only_address(node, address):
         with pytest.raises(nodes.CommandFailed) as refused:
@@ -86,12 +87,7 @@ def configure_cni(node: nodes.Node, text: str) -> None:
 
 def test_a_held_pod_that_is_removed_past_the_daemon(node):
     """Its connections live on all the same, from the next look that the daemon takes."""
-    pod = node.pod()
-    container = pod.run()
-    address = pod.address
-    client = nodes.Client(address)
-    client.wait_answers(20)
-    checkpoint(node, container, "--stop")
+    pod, address, client = stopped(node)
     for verb in ("stopp", "rmp"):
         node.exec("crictl", "-r", "unix:///run/containerd/containerd.sock", verb, pod.id)
     node.exec("service", "crishim", "restart")

@@ -11,9 +11,9 @@ This module does not decide who may have an address, beyond refusing one that so
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
+import functools
 import ipaddress
 import logging
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crishim.checkpoint import cni, placement, reservation, rules
+from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.podlink import INTERFACE
 from crishim.errors import AlreadyExists, Corrupt, NotFound
 from crishim.ids import SandboxId
@@ -161,7 +162,7 @@ async def plan(
     """
     own = await link.inside.run(link.netlink.read, INTERFACE)
     host = await link.outside.run(link.host_netlink.read, link.host_device)
-    network = await asyncio.to_thread(cni.sandbox_network, sandbox, root=cni_root)
+    network = await in_thread(lambda: cni.sandbox_network(sandbox, root=cni_root))
     record = AddressRecord(
         sandbox=sandbox,
         netns=link.netns,
@@ -205,12 +206,14 @@ async def apply(record: AddressRecord, link: PodLink) -> None:
     """
     if record.reservations:
         former = SandboxId(record.former) if record.former else None
-        await asyncio.to_thread(
-            reservation.reserve,
-            Path(record.reservations),
-            record.preserved.global_addresses,
-            owner=record.sandbox,
-            former=former,
+        await in_thread(
+            functools.partial(
+                reservation.reserve,
+                Path(record.reservations),
+                record.preserved.global_addresses,
+                owner=record.sandbox,
+                former=former,
+            )
         )
     elif record.moved:
         _log.warning("nothing reserves %s: the IPAM is not host-local", ", ".join(record.moved))
@@ -267,9 +270,8 @@ async def put_back(record: AddressRecord) -> None:
         async with NetnsThread(record.netns) as inside:
             await inside.run(_restore_pod, record)
     if record.reservations:
-        await asyncio.to_thread(
-            reservation.release, Path(record.reservations), record.moved, owner=record.sandbox
-        )
+        directory, owner = Path(record.reservations), record.sandbox
+        await in_thread(lambda: reservation.release(directory, record.moved, owner=owner))
 
 
 def _restore_pod(record: AddressRecord) -> None:

@@ -37,8 +37,9 @@ from typing import TYPE_CHECKING
 from crishim.checkpoint import describe, logs, metadata, preflight, remaps, timers, watches
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.connections import SourceConnections
-from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.flow import in_thread, made_in_thread
 from crishim.checkpoint.guardian import Guardian
+from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.layerdump import LayerDump
 from crishim.checkpoint.memory import MemoryDump
 from crishim.checkpoint.request import DumpResult
@@ -109,6 +110,7 @@ class Dump:
         self._freezer = runcs.cgroup_of(source.runc, container)
         self._pids = cgroup.processes(self._freezer)
         self._shm = SharedMemoryDump(source.container.spec)
+        self._packing = Lane.PAUSE if request.stop else Lane.BULK
         self._remaps = False
         self._paused = False
         self._kept = False
@@ -158,7 +160,7 @@ class Dump:
                     gate.close()
                     await self._connections.release()
             with step("pack", deadline=stop):
-                await in_thread(self._add_entries, writer, layer, frozen_at_ns)
+                await in_thread(self._add_entries, writer, layer, frozen_at_ns, lane=self._packing)
                 manifest = self._manifest(tools, layer, frozen_at_ns, interfaces)
                 size = await self._commit(writer, manifest, record)
             if stop:
@@ -191,9 +193,9 @@ class Dump:
     async def _archive(self, undo: contextlib.AsyncExitStack) -> ArchiveWriter:
         # Until the guardian is there only this tells a new daemon where a half archive lies.
         self._workspace.note_directory(self._target.parent)
-        writer = await in_thread(ArchiveWriter.create, self._target)
-        undo.callback(writer.abort)
-        return writer
+        return await made_in_thread(
+            undo, lambda: ArchiveWriter.create(self._target), ArchiveWriter.abort
+        )
 
     async def _release(self) -> None:
         if not self._kept:
@@ -205,13 +207,13 @@ class Dump:
         Where the archive is going to be waited for, what can be known of it is computed ahead too.
         """
         self._expected_bytes = await in_thread(procs.memory_bytes, self._pids)
-        await in_thread(writer.prepare, self._expected_bytes)
+        await in_thread(writer.prepare, self._expected_bytes, lane=Lane.BULK)
         if self._request.stop:
-            await in_thread(writer.digest)
+            await in_thread(writer.digest, lane=Lane.BULK)
         if self._handover is not None:
             self._trail = Trail(writer.fd, self._handover.image_directory)
-            undo.push_async_callback(in_thread, self._trail.abandon)
-            await in_thread(self._trail.prepare, self._expected_bytes)
+            undo.push_async_callback(in_thread, self._trail.abandon, lane=Lane.PAUSE)
+            await in_thread(self._trail.prepare, self._expected_bytes, lane=Lane.BULK)
 
     async def _guard(self, undo: contextlib.AsyncExitStack, writer: ArchiveWriter) -> None:
         hold = self._connections.hold
@@ -247,7 +249,7 @@ class Dump:
     async def _changes(self, writer: ArchiveWriter, layer: LayerDump) -> None:
         """Catch up with the layer; what this takes of the archive's blocks is made anew."""
         await layer.catch_up()
-        await in_thread(writer.prepare, self._expected_bytes)
+        await in_thread(writer.prepare, self._expected_bytes, lane=Lane.BULK)
         upper = self._source.layer.upper
         self._remaps = await in_thread(remaps.expect, self._workspace, upper, self._pids)
 
@@ -257,11 +259,13 @@ class Dump:
         self._workspace.note_freezer(self._freezer)
         undo.push_async_callback(self._thaw)
         # Not by `runc pause`: starting it takes longer than the rest of a small process's pause.
-        await in_thread(lambda: cgroup.freeze(self._freezer, timeout_s=_FREEZE_TIMEOUT_S))
+        await in_thread(
+            lambda: cgroup.freeze(self._freezer, timeout_s=_FREEZE_TIMEOUT_S), lane=Lane.PAUSE
+        )
 
     async def _thaw(self) -> None:
         if self._paused and not self._kept:
-            await in_thread(cgroup.thaw, self._freezer)
+            await in_thread(cgroup.thaw, self._freezer, lane=Lane.PAUSE)
             self._paused = False
 
     async def _memory(
@@ -328,20 +332,20 @@ class Dump:
         partial = writer.partial
         if record is None:
             try:
-                return await in_thread(writer.commit, manifest)
+                return await in_thread(writer.commit, manifest, lane=self._packing)
             except asyncio.CancelledError:
                 if not partial.exists():
                     # It appeared all the same; whoever cancelled was told that there is none.
-                    await in_thread(self._target.unlink)
+                    await in_thread(self._target.unlink, lane=Lane.PAUSE)
                 raise
         try:
             if self._handover is None:
-                size = await in_thread(writer.commit, manifest)
+                size = await in_thread(writer.commit, manifest, lane=self._packing)
             else:
-                copies = await in_thread(self._publish, writer, manifest)
+                copies = await in_thread(self._publish, writer, manifest, lane=self._packing)
                 self._settle(record)
                 self._handover.archive_appeared(self._target, copies)
-                size = await in_thread(writer.settle)
+                size = await in_thread(writer.settle, lane=self._packing)
         except BaseException:
             # A cancellation or a failed fsync may come after the rename: then it goes forward.
             if not partial.exists():

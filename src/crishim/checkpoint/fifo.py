@@ -8,7 +8,6 @@ blocked in an open or a write, as the container would stay frozen with it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import select
@@ -17,6 +16,8 @@ import threading
 from typing import TYPE_CHECKING, Self
 
 from crishim.checkpoint.archive import IMAGE_DIRECTORY
+from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.lanes import Lane
 from crishim.errors import Corrupt, Unsupported
 from crishim.kernel.atomic import storage_errors
 from crishim.kernel.splice import grow_pipe, splice_some
@@ -86,7 +87,7 @@ class FifoReceiver:
             Unsupported, Corrupt: CRIU behaved in a way that this does not know.
         """
         os.eventfd_write(self._returned, 1)
-        await asyncio.to_thread(self._thread.join)
+        await in_thread(self._thread.join, lane=Lane.PAUSE)
         if self._error is not None:
             with storage_errors("cannot write the memory of the container"):
                 raise self._error

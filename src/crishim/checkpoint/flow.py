@@ -1,15 +1,23 @@
-"""Run a flow whose undo must run too, whatever becomes of its caller."""
+"""Run a flow whose undo must run too, and blocking work, whatever becomes of the caller."""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
+import logging
 from typing import TYPE_CHECKING, TypeVar
 
+from crishim.checkpoint.lanes import Lane, threads
+
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Callable, Coroutine
     from typing import Any
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 async def unbroken(flow: Coroutine[Any, Any, T]) -> T:
@@ -19,52 +27,71 @@ async def unbroken(flow: Coroutine[Any, Any, T]) -> T:
     into the undo and leave a container frozen.
     """
     task = asyncio.ensure_future(flow)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.cancel()
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
-                continue
-        if not task.cancelled():
-            task.exception()  # it may have failed or finished on the way: nobody is left to tell
-        raise
+    return await _outlast(task, task.cancel)
 
 
 async def to_the_end(flow: Coroutine[Any, Any, T]) -> T:
     """Await a flow that no cancellation may reach; the caller's goes on after the flow's end."""
-    task = asyncio.ensure_future(flow)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
-                continue
-        if not task.cancelled():
-            task.exception()
-        raise
+    return await _outlast(asyncio.ensure_future(flow))
 
 
 async def in_thread(
-    function: Callable[..., T], *args: object, cancel: Callable[[], None] | None = None
+    function: Callable[..., T],
+    *args: object,
+    cancel: Callable[[], None] | None = None,
+    lane: Lane = Lane.ORDINARY,
 ) -> T:
     """Run a blocking function in a thread and never leave it behind.
 
     `asyncio.to_thread` lets the caller go on when it is cancelled, while the thread still writes
-    to files that the caller's undo is about to close.
+    to files that the caller's undo is about to close; and all of its work shares one pool.
 
     Args: cancel: makes the function end soon; called at most once, from the event loop.
-    On cancel: waits for the function's end first.
+        lane: see `Lane`.
+    On cancel: waits for the function's end first, however often; what it returns is lost, so what
+        makes something is run by `made_in_thread`.
     """
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args))
+    return await _outlast(_begin(function, *args, lane=lane), cancel)
+
+
+async def made_in_thread(
+    undo: contextlib.AsyncExitStack,
+    make: Callable[[], T],
+    unmake: Callable[[T], object],
+    *,
+    lane: Lane = Lane.ORDINARY,
+) -> T:
+    """Make something in a thread whose end `undo` takes care of, also if the caller is cancelled.
+
+    Args: unmake: given what was made; blocks, and runs in a thread of its own lane.
+    On cancel: what the thread made all the same is `undo`'s.
+    """
+    work = _begin(make, lane=lane)
+    try:
+        return await _outlast(work)
+    finally:
+        if not work.cancelled() and work.exception() is None:
+            undo.push_async_callback(in_thread, unmake, work.result(), lane=Lane.PAUSE)
+
+
+def _begin(function: Callable[..., T], *args: object, lane: Lane) -> asyncio.Future[T]:
+    """Hand a call to a lane's threads, with the caller's context (log lines name the call)."""
+    call = functools.partial(contextvars.copy_context().run, function, *args)
+    return asyncio.get_running_loop().run_in_executor(threads(lane), call)
+
+
+async def _outlast(work: asyncio.Future[T], cancel: Callable[[], object] | None = None) -> T:
+    """Await work; when the caller is cancelled, call `cancel` once and wait for the work's end."""
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         if cancel is not None:
             cancel()
-        await asyncio.wait([work])
+        while not work.done():
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError:
+                continue
+        if not work.cancelled() and (error := work.exception()) is not None:
+            _log.debug("failed after its caller had gone", exc_info=error)
         raise

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from dataclasses import replace
@@ -22,7 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint import cni, heldrecord, hold, neighbours, reservation
+from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.heldrecord import HeldRecord
+from crishim.checkpoint.lanes import Lane
 from crishim.errors import AlreadyExists, Busy, DeadlineExceeded, NotFound, Precondition
 from crishim.ids import ContainerId, SandboxId, by_prefix
 from crishim.kernel import atomic, cgroup, packet, segment
@@ -67,7 +70,7 @@ class Held:
         Args: archive, inode: where the archive is about to appear, and the file that it will be.
         Returns: the record for `committed`; without that call only a later daemon looks at it.
         """
-        network = await asyncio.to_thread(cni.sandbox_network, source.sandbox.id)
+        network = await in_thread(cni.sandbox_network, source.sandbox.id)
         record = HeldRecord(
             sandbox=source.sandbox.id,
             container=source.container.id,
@@ -82,7 +85,7 @@ class Held:
             pod_hold=caught.record if caught else None,
             reservations=str(network.reservations or ""),
         )
-        await asyncio.to_thread(self._store, record)
+        await in_thread(self._store, record)
         if caught is not None:
             self._catching[record.sandbox] = caught
         return record
@@ -134,7 +137,7 @@ class Held:
                 return
             if caught := self._catching.get(sandbox):
                 await caught.keep()
-            await asyncio.to_thread(_kill, record)
+            await in_thread(_kill, record, lane=Lane.PAUSE)
             await self._wait_ended(record.container)
             await self._write(replace(self._records[sandbox], frozen=False))
 
@@ -216,7 +219,7 @@ class Held:
         if record is not None and record.waiting:
             _log.warning("connections to %s are let go: %s", ", ".join(record.waiting), why)
             resets = segment.refusals(self.stop_catching(sandbox))
-            await asyncio.to_thread(packet.send_packets, resets)
+            await in_thread(packet.send_packets, resets)
             await self.hand_over(sandbox)
 
     async def sweep(self, live: Iterable[str], *, wait_s: float) -> None:
@@ -259,7 +262,7 @@ class Held:
             return
         if not heldrecord.is_committed(record):
             guarded = self._paths.dump(record.container).exists()
-            if not guarded and await asyncio.to_thread(_is_frozen, record):
+            if not guarded and await in_thread(_is_frozen, record):
                 return
             await neighbours.loosen(record.waiting)
             self.forget(sandbox)
@@ -279,13 +282,15 @@ class Held:
         """Keep CNI from giving the addresses to others, whether the sandbox still exists or not."""
         try:
             if record.reservations:
-                await asyncio.to_thread(
-                    reservation.reserve,
-                    Path(record.reservations),
-                    record.waiting,
-                    owner=record.sandbox,
-                    former=record.sandbox,
-                    waiting=record.node_hold is not None,
+                await in_thread(
+                    functools.partial(
+                        reservation.reserve,
+                        Path(record.reservations),
+                        record.waiting,
+                        owner=record.sandbox,
+                        former=record.sandbox,
+                        waiting=record.node_hold is not None,
+                    )
                 )
         except (AlreadyExists, Busy, OSError) as error:
             _log.warning("cannot reserve %s: %s", ", ".join(record.waiting), error)
@@ -293,11 +298,11 @@ class Held:
     async def _unreserve(self, record: HeldRecord) -> None:
         """Let CNI give the addresses to others; what another sandbox has reserved is its own."""
         if record.reservations:
-            directory, addresses = Path(record.reservations), record.waiting
+            release = functools.partial(
+                reservation.release, Path(record.reservations), record.waiting, waiting=True
+            )
             with contextlib.suppress(Busy):
-                await asyncio.to_thread(
-                    reservation.release, directory, addresses, owner=record.sandbox, waiting=True
-                )
+                await in_thread(functools.partial(release, owner=record.sandbox))
 
     def _lock(self, sandbox: SandboxId) -> asyncio.Lock:
         return self._locks.setdefault(sandbox, asyncio.Lock())
@@ -308,7 +313,7 @@ class Held:
 
     async def _write(self, record: HeldRecord) -> None:
         self._records[record.sandbox] = record
-        await asyncio.to_thread(self._store, record)
+        await in_thread(self._store, record)
 
     async def _wait_ended(self, container: ContainerId) -> None:
         with contextlib.suppress(TimeoutError):

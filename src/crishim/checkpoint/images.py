@@ -8,13 +8,14 @@ daemon: the restore may be started by a later one, which removes it too.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import os
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint.archive import IMAGE_DIRECTORY
+from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.lanes import Lane
 from crishim.errors import CrishimError
 from crishim.kernel import mounts, process
 from crishim.kernel.tree import make_private_dir, remove_tree
@@ -50,7 +51,7 @@ class ImageDirectories:
         Raises: NotFound, Corrupt: as `ArchiveReader.images`. NoSpace.
         On cancel: `work_dir` needs `remove_images` all the same.
         """
-        await asyncio.to_thread(make_private_dir, work_dir)
+        await in_thread(make_private_dir, work_dir)
         images = archive.images()
         if self._in_place and sum(image.size for image in images) > self._unpack_bytes:
             try:
@@ -58,10 +59,10 @@ class ImageDirectories:
             except (CrishimError, OSError) as error:
                 self._in_place = False
                 _log.info("archives are unpacked for restores, not mounted: %s", error)
-                await asyncio.to_thread(remove_images, work_dir)
-        unpacked = await asyncio.to_thread(make_image_path, work_dir)
+                await in_thread(remove_images, work_dir, lane=Lane.PAUSE)
+        unpacked = await in_thread(make_image_path, work_dir)
         _log.debug("unpacking %d images", len(images))
-        await asyncio.to_thread(archive.extract_images, unpacked)
+        await in_thread(archive.extract_images, unpacked, lane=Lane.BULK)
         return unpacked
 
 
@@ -117,5 +118,5 @@ async def _mount_in_place(archive: ArchiveReader, work_dir: Path) -> Path:
         flags = mounts.MS_RDONLY | mounts.MS_NODEV | mounts.MS_NOSUID | mounts.MS_NOEXEC
         mounts.mount(str(index), target, fs_type="erofs", flags=flags, data=device)
 
-    await asyncio.to_thread(mount)
+    await in_thread(mount)
     return image_path(work_dir)

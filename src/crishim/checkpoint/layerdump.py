@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from crishim.checkpoint import tarformat
 from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.layer import MEMBERS, LayerCapture
 from crishim.checkpoint.layer_write import LayerWriter
 from crishim.errors import Unsupported
@@ -51,7 +52,7 @@ class LayerDump:
             self._writer.end_member(end)
             self.layer_bytes += end - begin
 
-        await in_thread(copy, cancel=self._capture.cancel)
+        await in_thread(copy, cancel=self._capture.cancel, lane=Lane.BULK)
 
     async def catch_up(self) -> None:
         """Copy what has changed since; the processes run."""
@@ -65,7 +66,7 @@ class LayerDump:
                 self._writer.end_member(end)
                 self.layer_bytes += end - begin
 
-        await in_thread(copy, cancel=self._capture.cancel)
+        await in_thread(copy, cancel=self._capture.cancel, lane=Lane.BULK)
 
     async def last_pass(
         self, pids: Collection[int], workspace: Workspace, undo: contextlib.AsyncExitStack
@@ -80,7 +81,7 @@ class LayerDump:
             always = self._mapped | procs.shared_mappings(pids)
             self._changes_end = self._capture.last_pass(self._changes, 0, always=always)
 
-        await in_thread(copy, cancel=self._capture.cancel)
+        await in_thread(copy, cancel=self._capture.cancel, lane=Lane.PAUSE)
 
     async def add_links(self, links: Mapping[str, int]) -> None:
         """Add further names of files, by their inode; the processes are still frozen.
@@ -102,7 +103,7 @@ class LayerDump:
             if missing:
                 self._changes_end = writer.finish()
 
-        await in_thread(add)
+        await in_thread(add, lane=Lane.PAUSE)
 
     def cancel(self) -> None:
         """Make a running pass end soon with an error."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from crishim.checkpoint import logs, remaps
 from crishim.checkpoint.fifo import FifoReceiver
 from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.lanes import Lane
 from crishim.tools import runc as runcs
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ class MemoryDump:
             image_bytes = await self._criu(facts)
             log_bytes, _ = await aside
             if self.remaps:
-                await self.layer.add_links(await in_thread(remaps.listed, self.workspace))
+                await self.layer.add_links(
+                    await in_thread(remaps.listed, self.workspace, lane=Lane.PAUSE)
+                )
         except BaseException:
             self.layer.cancel()
             await asyncio.gather(aside, return_exceptions=True)
@@ -90,7 +93,7 @@ class MemoryDump:
         await self.shared.copy(self.workspace, undo)
         await self.layer.last_pass(self.pids, self.workspace, undo)
         if not self.remaps:
-            await in_thread(remaps.late, self.pids)
+            await in_thread(remaps.late, self.pids, lane=Lane.PAUSE)
 
     async def _log_bytes(self) -> int:
         if self.source.log is None:

@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Self
 
+from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.lanes import Lane
 from crishim.kernel.netlink import Netlink
 from crishim.kernel.netns import NetnsThread
 from crishim.kernel.packet import Announcer, Tap
@@ -123,11 +125,11 @@ class PodLink:
     async def close_inside(self) -> None:
         """Let go of the pod's namespace; the node's side goes on. Safe to repeat."""
         self.closed = True
-        await asyncio.to_thread(self._inner.close)
+        await in_thread(self._inner.close, lane=Lane.PAUSE)
 
     async def close(self) -> None:
         """Let go of both sides. Safe to repeat."""
         await self.close_inside()
         if hasattr(self, "tap"):
             self.tap.stop()
-        await asyncio.to_thread(self._outer.close)
+        await in_thread(self._outer.close, lane=Lane.PAUSE)

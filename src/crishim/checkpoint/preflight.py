@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint import describe, endpoints, remaps, space
 from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.lanes import Lane
 from crishim.errors import NotFound, Precondition, Unsupported
 from crishim.kernel import mounts, procs
 
@@ -52,7 +53,7 @@ async def check(source: Source, request: DumpRequest, *, pids: list[int], target
     await in_thread(_node_ipc, source, pids)
     await in_thread(remaps.check, pids)
     await endpoints.check(source, request, inodes=files.sockets, pids=pids)
-    await in_thread(space.check, source, pids, target)
+    await in_thread(space.check, source, pids, target, lane=Lane.BULK)
 
 
 def sessions(source: Source, pids: Sequence[int]) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 from crishim.checkpoint import manifest as manifests
 from crishim.checkpoint.archive import IMAGE_DIRECTORY
 from crishim.checkpoint.digest import digest_range
+from crishim.checkpoint.lanes import give_way
 from crishim.checkpoint.tarindex import Member, scan
 from crishim.errors import Corrupt, NotFound, Precondition, Unsupported
 from crishim.kernel.atomic import storage_errors
@@ -137,7 +138,7 @@ class ArchiveReader:
             if self._digest(self.members[entry.name], images, step) != entry.digest:
                 raise Corrupt(f"{self.path}: the entry {entry.name} is damaged")
 
-        with ThreadPoolExecutor(_THREADS, "archive-verify") as executor:
+        with ThreadPoolExecutor(_THREADS, "archive-verify", initializer=give_way) as executor:
             for _ in executor.map(check, entries):
                 pass
 

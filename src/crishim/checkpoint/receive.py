@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from crishim.checkpoint import address, body, compare, describe, logs, pending, pids
 from crishim.checkpoint.flow import in_thread, to_the_end, unbroken
 from crishim.checkpoint.images import image_path, make_image_path, remove_images, warm
+from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import resolve
 from crishim.checkpoint.restore import plan_of, runc_options
@@ -229,10 +230,10 @@ class _Reception:
         with await in_thread(ArchiveReader.open, path) as archive:
             await pids.make_room(created.spec, pids.of_archive(archive.members))
             if copied is None:
-                await in_thread(remove_images, self._directory / "images")
+                await in_thread(remove_images, self._directory / "images", lane=Lane.PAUSE)
                 await self._restorer.images.make(archive, self._directory / "images")
             else:
-                await in_thread(archive.extract_images, copied)
-            await self._restorer.write_files(created, archive)
+                await in_thread(archive.extract_images, copied, lane=Lane.PAUSE)
+            await self._restorer.write_files(created, archive, lane=Lane.PAUSE)
             if created.status.log_path:
-                await in_thread(logs.carry, archive, Path(created.status.log_path))
+                await in_thread(logs.carry, archive, Path(created.status.log_path), lane=Lane.PAUSE)

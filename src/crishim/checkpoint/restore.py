@@ -30,8 +30,9 @@ import grpc
 
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint import body, compare, logs, pending, pids, shm
-from crishim.checkpoint.flow import in_thread, to_the_end, unbroken
+from crishim.checkpoint.flow import in_thread, made_in_thread, to_the_end, unbroken
 from crishim.checkpoint.images import ImageDirectories, remove_images
+from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import runc_of
@@ -114,7 +115,9 @@ class Restorer:
         directory = self.paths.restore(container)
         async with contextlib.AsyncExitStack() as undo:
             with phases.step("open"):
-                archive = undo.enter_context(await in_thread(ArchiveReader.open, path))
+                archive = await made_in_thread(
+                    undo, lambda: ArchiveReader.open(path), ArchiveReader.close
+                )
                 manifest = await in_thread(archive.manifest)
             with phases.step("compare"):
                 if await in_thread(pending.read, directory) is not None:
@@ -130,12 +133,14 @@ class Restorer:
                 await in_thread(tree.make_private_dir, directory / "work")
                 images = await self.images.make(archive, directory / "images")
             with phases.step("verify"):
-                await in_thread(lambda: archive.verify(images=images))
+                await in_thread(lambda: archive.verify(images=images), lane=Lane.BULK)
             with phases.step("layer"):
                 await self.write_files(created, archive)
             with phases.step("log"):
                 if created.status.log_path:
-                    await in_thread(logs.carry, archive, Path(created.status.log_path))
+                    await in_thread(
+                        logs.carry, archive, Path(created.status.log_path), lane=Lane.BULK
+                    )
             with phases.step("exchange", deadline=False):
                 pod_uid = (await self.cri.sandbox(created.sandbox)).status.metadata.uid
                 plan = plan_of(created, path, manifest, options, pod_uid=pod_uid)
@@ -155,7 +160,9 @@ class Restorer:
         record = await self.records.container(created.id)
         return runc_of(record, paths=self.paths, namespace=self.namespace)
 
-    async def write_files(self, created: Container, archive: ArchiveReader) -> None:
+    async def write_files(
+        self, created: Container, archive: ArchiveReader, *, lane: Lane = Lane.BULK
+    ) -> None:
         """Write an archive's layer into the snapshot of a container that has no task yet.
 
         And its shared memory into the pod's.
@@ -165,11 +172,11 @@ class Restorer:
         )
         overlay = overlay_of_snapshot([(m.type, m.source, m.options) for m in mounts])
         allowed = compare.allowed_devices(created.spec)
-        await in_thread(lambda: apply_layer(archive, overlay, device_allowed=allowed))
+        await in_thread(lambda: apply_layer(archive, overlay, device_allowed=allowed), lane=lane)
         if shm.MEMBER in archive.members:
             others = await self.cri.containers(created.sandbox)
             shared = any(other.state == api_pb2.CONTAINER_RUNNING for other in others)
-            await in_thread(lambda: shm.apply(archive, created.spec, shared=shared))
+            await in_thread(lambda: shm.apply(archive, created.spec, shared=shared), lane=lane)
 
     def undo_preparation(
         self, container: ContainerId
@@ -295,8 +302,8 @@ class Restorer:
         if found is not None:
             directory = self.paths.restores / found
             pending.finish(directory)
-            await in_thread(remove_images, directory / "images")
-            await in_thread(tree.remove_tree, directory)
+            await in_thread(remove_images, directory / "images", lane=Lane.PAUSE)
+            await in_thread(tree.remove_tree, directory, lane=Lane.PAUSE)
 
 
 def plan_of(

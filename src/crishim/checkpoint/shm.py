@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.layer import LayerCapture
 from crishim.checkpoint.layer_apply import apply_members
 from crishim.kernel.mounts import Overlay
@@ -55,11 +56,13 @@ class SharedMemoryDump:
 
         Args: undo: closes the file that waits for `add`.
         """
-        if self._directory is None or not await in_thread(os.listdir, self._directory):
+        if self._directory is None or not await in_thread(
+            os.listdir, self._directory, lane=Lane.PAUSE
+        ):
             return
         capture = LayerCapture(_plain(self._directory))
         self._fd = workspace.unnamed_file(undo)
-        await in_thread(capture.first_pass, self._fd, 0, cancel=capture.cancel)
+        await in_thread(capture.first_pass, self._fd, 0, cancel=capture.cancel, lane=Lane.PAUSE)
 
     def add(self, writer: ArchiveWriter) -> None:
         """Put the copy into the archive; blocks."""

@@ -1,6 +1,6 @@
-"""Take turns: so many dumps at a time, the others wait in the order they came.
+"""Take turns: so many dumps or restores at a time, the others wait in the order they came.
 
-Dumps beside each other share the disk and the processors, so each of them would freeze its
+What runs beside each other shares the disk and the processors, so each dump would freeze its
 container for longer. This module knows nothing of containers.
 """
 
@@ -23,10 +23,11 @@ _WAITING_MAX = 1000
 class Turns:
     """A bounded number of flows at a time and a bounded queue before them.
 
-    Args: parallel: how many at a time.
+    Args: parallel: how many at a time. what: of what, in the plural, for messages.
     """
 
-    def __init__(self, parallel: int) -> None:
+    def __init__(self, parallel: int, *, what: str = "checkpoints") -> None:
+        self._what = what
         self._free = asyncio.Semaphore(parallel)
         self._waiting = 0
 
@@ -48,7 +49,7 @@ class Turns:
 
     async def _wait(self, phases: Phases) -> None:
         if self._waiting >= _WAITING_MAX:
-            raise NoSpace(f"{self._waiting} checkpoints wait for their turn already")
+            raise NoSpace(f"{self._waiting} {self._what} wait for their turn already")
         self._waiting += 1
         try:
             async with asyncio.timeout(phases.left_s):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from crishim.checkpoint import logs
 from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.lanes import Lane
 from crishim.errors import Busy
 from crishim.kernel import atomic, cgroup, tree
 
@@ -62,7 +63,7 @@ class Workspace:
         await in_thread(tree.remove_tree, self.images)
         self.images.mkdir(mode=0o700)
         self.criu_config.write_text(criu_config, encoding="utf-8")
-        undo.push_async_callback(in_thread, tree.remove_tree, self.path)
+        undo.push_async_callback(in_thread, tree.remove_tree, self.path, lane=Lane.PAUSE)
 
         def keep(kind: type[BaseException] | None, *_: object) -> None:
             if kind is not None:

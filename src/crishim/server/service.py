@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
+from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.receive import ReceiveRequest
 from crishim.checkpoint.request import DumpRequest
@@ -155,7 +156,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
     ) -> crishim_pb2.ListCheckpointsResponse:
         """List the store."""
         infos = [
-            await asyncio.to_thread(messages.archive_info, self._store.path(name), self._store)
+            await in_thread(messages.archive_info, self._store.path(name), self._store)
             for name in self._store.names()
         ]
         return crishim_pb2.ListCheckpointsResponse(checkpoints=infos)
@@ -165,7 +166,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
     ) -> crishim_pb2.InspectCheckpointResponse:
         """Read one archive."""
         archive = self._store.find(request.checkpoint)
-        return await asyncio.to_thread(messages.inspection, archive, self._store)
+        return await in_thread(messages.inspection, archive, self._store)
 
     async def RemoveCheckpoint(
         self, request: crishim_pb2.RemoveCheckpointRequest, context: Context

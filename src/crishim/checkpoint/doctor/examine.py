@@ -5,7 +5,6 @@ A check that itself fails becomes a finding: the others still have their say.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 from pathlib import Path
@@ -15,6 +14,7 @@ import grpc
 
 from crishim.checkpoint.doctor import criu, kernel, pods, privileges, runtime, sockets, storage
 from crishim.checkpoint.doctor.finding import Finding, error, ok
+from crishim.checkpoint.flow import in_thread
 from crishim.containerd.cri import Cri
 from crishim.containerd.runtime import ask, spec_annotations
 from crishim.errors import CrishimError
@@ -65,8 +65,8 @@ async def _kernel() -> list[Finding]:
     file_systems = (_PROC / "filesystems").read_text(encoding="ascii")
     return [
         await kernel.hold(),
-        await asyncio.to_thread(kernel.tcp_repair),
-        await asyncio.to_thread(kernel.sock_diag),
+        await in_thread(kernel.tcp_repair),
+        await in_thread(kernel.sock_diag),
         kernel.erofs(file_systems, release=os.uname().release, mkfs=await _mkfs_takes_tar()),
     ]
 
@@ -85,7 +85,7 @@ async def _crishim(config: Config) -> list[Finding]:
         privileges.capabilities("crishim", _status("self")),
         sockets.own(socket),
         sockets.crictl(Path("/etc/crictl.yaml"), socket),
-        await asyncio.to_thread(sockets.kubelet, _PROC, socket),
+        await in_thread(sockets.kubelet, _PROC, socket),
     ]
 
 
@@ -129,7 +129,7 @@ async def _store(config: Config) -> list[Finding]:
     return [
         storage.space(config.paths),
         storage.safety(config.paths),
-        await asyncio.to_thread(storage.wrappers, config.paths),
+        await in_thread(storage.wrappers, config.paths),
     ]
 
 

@@ -13,6 +13,7 @@ from crishim.tools import criu
 from crishim.tools import runc as runcs
 
 if TYPE_CHECKING:
+    from crishim.checkpoint.losses import Loss
     from crishim.checkpoint.resolve import Source
     from crishim.kernel.interface import InterfaceState
 
@@ -38,6 +39,7 @@ class Facts:
     layer_bytes: int
     phases_us: dict[str, int]
     criu: criu.DumpStatistics
+    losses: tuple[Loss, ...] = ()
 
 
 async def tools(source: Source) -> Tools:
@@ -73,6 +75,7 @@ def manifest(source: Source, used: Tools, facts: Facts) -> manifests.Manifest:
             phases_us=facts.phases_us,
             criu=asdict(facts.criu),
         ),
+        losses=facts.losses,
     )
 
 

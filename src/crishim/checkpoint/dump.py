@@ -322,6 +322,7 @@ class Dump:
                 layer_bytes=layer.layer_bytes,
                 phases_us={phase.name: phase.duration_us for phase in self._phases.done},
                 criu=criu.read_dump_statistics(self._workspace.path / "stats-dump"),
+                losses=self._phases.losses,
             ),
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crishim.checkpoint import losses
 from crishim.checkpoint.dump import Dump
 from crishim.checkpoint.flow import unbroken
 from crishim.checkpoint.resolve import resolve
@@ -65,6 +66,7 @@ class Dumper:
                     phases=phases,
                 )
                 result = await unbroken(dump.run())
+        losses.log(result.manifest.losses, subject=f"checkpoint of {source.container.id[:13]}")
         if self.store.name_of(result.archive):
             await self.pins.add(result.manifest)
         return result

@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from crishim.checkpoint import losses as lost
 from crishim.checkpoint import strictjson
 from crishim.checkpoint.digest import digest_bytes
 from crishim.errors import Corrupt, Precondition
@@ -115,6 +116,7 @@ class Manifest:
 
     Attributes:
         interfaces: the pod's network interfaces, in the JSON form of their own type.
+        losses: what the dump could not keep; none in archives of crishim 0.1.
     """
 
     created_at_ns: int
@@ -125,6 +127,7 @@ class Manifest:
     bind_mounts: tuple[BindMount, ...]
     statistics: Statistics
     entries: tuple[Entry, ...] = ()
+    losses: tuple[lost.Loss, ...] = ()
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -173,6 +176,7 @@ def _manifest(body: strictjson.Reader) -> Manifest:
         bind_mounts=tuple(_bind_mount(item) for item in body.sections("bind_mounts")),
         statistics=_statistics(body.section("statistics")),
         entries=tuple(_entry(item) for item in body.sections("entries")),
+        losses=lost.decode(body.sections("losses")) if body.has("losses") else (),
     )
 
 

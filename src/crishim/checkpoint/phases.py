@@ -1,4 +1,4 @@
-"""Name the steps of a flow, time them, and tell whoever listens.
+"""Name the steps of a flow, time them, gather what it loses, and tell whoever listens.
 
 A flow enters each of its steps through `Phases.step`; what comes out are the progress events of a
 call, the timeline in the statistics, and the place where the caller's deadline is looked at:
@@ -13,10 +13,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from crishim.checkpoint.losses import Loss, bounded
 from crishim.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Phases:
     timeout_s: float | None = None
     listener: Callable[[str, int], None] | None = None
     done: list[PhaseTime] = field(default_factory=list)
+    _losses: list[Loss] = field(default_factory=list)
     _begun: float = field(default_factory=time.monotonic)
 
     @property
@@ -74,6 +76,15 @@ class Phases:
             duration_us = self.elapsed_us - begun_us
             self.done.append(PhaseTime(name=name, begun_us=begun_us, duration_us=duration_us))
             _log.debug("phase %s took %d us", name, duration_us)
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """What is not kept, as far as the flow has found out; each thing once."""
+        return bounded(self._losses)
+
+    def lose(self, found: Iterable[Loss]) -> None:
+        """Take in what the flow has found that it does not keep; it goes on all the same."""
+        self._losses += found
 
     def until_us(self, first: str, last: str) -> int:
         """Return the time from the begin of step `first` to the end of step `last`."""

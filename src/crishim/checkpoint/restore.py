@@ -119,6 +119,7 @@ class Restorer:
                     undo, lambda: ArchiveReader.open(path), ArchiveReader.close
                 )
                 manifest = await in_thread(archive.manifest)
+                phases.lose(manifest.losses)
             with phases.step("compare"):
                 if await in_thread(pending.read, directory) is not None:
                     raise Precondition(f"a checkpoint waits for container {container[:13]} already")

@@ -13,6 +13,7 @@ Checkpoint a running container: its memory, its writable layer, its log and the 
 its pod go into one archive. The container pauses for the time of the memory dump only and then
 goes on; with --stop it ends, and its TCP connections wait for its restore.
 
+What a checkpoint cannot keep is said as a warning, here and by `crishim inspect`.
 Nothing is left behind by a failure or by Ctrl-C: the container runs on as before."""
 
 _EPILOG = """\
@@ -72,4 +73,5 @@ def run(arguments: argparse.Namespace) -> int:
             f"paused {figures.freeze_us / 1e3:.0f} ms, {figures.total_us / 1e3:.0f} ms in all, "
             f"{client.human_bytes(figures.archive_bytes)}"
         )
+        client.warn(result.warnings)
     return Exit.OK

@@ -93,6 +93,20 @@ def as_dict(message: Message) -> dict[str, Any]:
     return table
 
 
+def warnings(messages: Iterable[Any]) -> list[str]:
+    """Return a line for people for each crishim.v1.Warning."""
+    return [
+        printable(f"{warning.what} ({warning.cure})" if warning.cure else warning.what)
+        for warning in messages
+    ]
+
+
+def warn(messages: Iterable[Any]) -> None:
+    """Say on standard error what a call did not keep."""
+    for line in warnings(messages):
+        print(f"warning: not kept: {line}", file=sys.stderr)
+
+
 def human_bytes(count: int) -> str:
     """Return a size for people: "512 B", "3.4 MB"."""
     size = float(count)

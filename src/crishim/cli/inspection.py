@@ -61,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
 def lines(answer: Any) -> Iterator[str]:
     """Write an InspectCheckpointResponse for people."""
     yield from _columns(_facts(answer))
+    if answer.warnings:
+        yield from _section("not kept", (f"  {text}" for text in client.warnings(answer.warnings)))
     yield from _section("processes", _process_tree(answer.processes))
     rows = [(f"  {m.destination}", m.type, m.source) for m in answer.mounts]
     yield from _section("mounts", _columns(rows))

@@ -75,4 +75,5 @@ def run(arguments: argparse.Namespace) -> int:
         print(result.container_id)
         kept = f", address {', '.join(result.addresses)}" if result.addresses else ""
         print(f"{result.statistics.total_us / 1e3:.0f} ms in all{kept}")
+        client.warn(result.warnings)
     return Exit.OK

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crishim.checkpoint.doctor.finding import Finding
+    from crishim.checkpoint.losses import Loss
     from crishim.checkpoint.manifest import Manifest
     from crishim.checkpoint.phases import Phases
     from crishim.checkpoint.request import DumpResult
@@ -37,6 +38,7 @@ def checkpoint_result(result: DumpResult, *, store: Store) -> crishim_pb2.Checkp
         name=store.name_of(result.archive),
         info=_info(result.archive, result.manifest, result.archive_bytes, store),
         statistics=statistics,
+        warnings=_warnings(result.manifest.losses),
     )
 
 
@@ -44,7 +46,9 @@ def restore_result(
     container: ContainerId, addresses: tuple[str, ...], phases: Phases
 ) -> crishim_pb2.RestoreResult:
     """Return the last message of a restore."""
-    result = crishim_pb2.RestoreResult(container_id=container, addresses=addresses)
+    result = crishim_pb2.RestoreResult(
+        container_id=container, addresses=addresses, warnings=_warnings(phases.losses)
+    )
     _add_phases(result.statistics, phases)
     return result
 
@@ -71,6 +75,7 @@ def inspection(archive: Path, store: Store) -> crishim_pb2.InspectCheckpointResp
         answer = crishim_pb2.InspectCheckpointResponse(
             info=_info(archive, manifest, reader.archive_bytes, store),
             statistics=_statistics(manifest, reader.archive_bytes),
+            warnings=_warnings(manifest.losses),
         )
         for name, duration_us in manifest.statistics.phases_us.items():
             answer.statistics.phases.add(name=name, duration_us=duration_us)
@@ -122,6 +127,13 @@ def _info(
     for interface in manifest.interfaces:
         info.addresses.extend(InterfaceState.from_json(interface).global_addresses)
     return info
+
+
+def _warnings(losses: Iterable[Loss]) -> list[crishim_pb2.Warning]:
+    return [
+        crishim_pb2.Warning(kind=loss.kind, pid=loss.pid, what=loss.what, cure=loss.cure)
+        for loss in losses
+    ]
 
 
 def _statistics(manifest: Manifest, archive_bytes: int) -> crishim_pb2.Statistics:

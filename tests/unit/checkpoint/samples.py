@@ -5,6 +5,7 @@ from pathlib import Path
 from crishim.checkpoint import manifest as manifests
 from crishim.checkpoint.heldrecord import HeldRecord
 from crishim.checkpoint.hold import HoldRecord
+from crishim.checkpoint.losses import Kind, Loss
 from crishim.checkpoint.pending import RestorePlan
 from crishim.ids import container_id, sandbox_id
 from crishim.kernel.interface import Address, InterfaceState
@@ -48,6 +49,7 @@ def manifest() -> manifests.Manifest:
             phases_us={"pause": 3},
             criu={"pages": 4},
         ),
+        losses=(Loss(kind=Kind.SOCKET_QUEUE, pid=7, what="five datagrams", cure="send again"),),
     )
 
 

@@ -82,6 +82,14 @@ def test_a_key_that_stands_twice_is_refused():
         manifests.decode(b'{"format":"crishim-checkpoint","format":"other"}')
 
 
+def test_losses_are_missing_in_older_archives_and_of_kinds_that_newer_ones_know():
+    assert manifests.decode(redone(("losses",), None)).losses == ()
+    told = [{"kind": "soul", "pid": 0, "what": "the soul", "cure": ""}]
+    assert [str(loss) for loss in manifests.decode(redone(("losses",), told)).losses] == [
+        "the soul"
+    ]
+
+
 def redone(path: tuple[str, ...], value: object) -> bytes:
     """Encode a manifest with one value replaced, by None taken out, and a digest that fits."""
     document = json.loads(manifests.encode(manifest()))

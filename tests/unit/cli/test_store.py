@@ -168,6 +168,17 @@ async def test_inspect_shows_the_tree_sockets_mounts_and_files(node):
     assert "\x1b" not in out
 
 
+async def test_inspect_tells_what_was_not_kept(node):
+    node.add("first")
+    _, out, _ = await node.run("inspect", "first")
+    assert "not kept\n  five datagrams (send again)\n" in out
+    _, out, _ = await node.run("inspect", "first", "--json")
+    assert json.loads(out)["warnings"][0]["kind"] == "socket-queue"
+    node.add("whole", losses=())
+    _, out, _ = await node.run("inspect", "whole")
+    assert "not kept" not in out
+
+
 async def test_inspect_needs_no_trusted_owner_and_takes_a_path(node, tmp_path):
     path = node.add("first")
     away = tmp_path / "anywhere.tar"

@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'crishim/_proto/crishim/v1/crishim.proto\x12\ncrishim.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x01\n\x1a\x43heckpointContainerRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x13\n\x0boutput_path\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04stop\x18\x04 \x01(\x08\x12 \n\x03tcp\x18\x05 \x01(\x0e\x32\x13.crishim.v1.TcpMode\x12\x11\n\ttimeout_s\x18\x06 \x01(\x03\"z\n\x1b\x43heckpointContainerProgress\x12\"\n\x05phase\x18\x01 \x01(\x0b\x32\x11.crishim.v1.PhaseH\x00\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x1c.crishim.v1.CheckpointResultH\x00\x42\x07\n\x05\x65vent\"\xfb\x01\n\x17RestoreContainerRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12(\n\x07\x61\x64\x64ress\x18\x03 \x01(\x0e\x32\x17.crishim.v1.AddressMode\x12 \n\x03tcp\x18\x04 \x01(\x0e\x32\x13.crishim.v1.TcpMode\x12+\n\non_failure\x18\x05 \x01(\x0e\x32\x17.crishim.v1.FailureMode\x12\r\n\x05start\x18\x06 \x01(\x08\x12\x11\n\ttimeout_s\x18\x07 \x01(\x03\x12\x1b\n\x13source_container_id\x18\x08 \x01(\t\"t\n\x18RestoreContainerProgress\x12\"\n\x05phase\x18\x01 \x01(\x0b\x32\x11.crishim.v1.PhaseH\x00\x12+\n\x06result\x18\x02 \x01(\x0b\x32\x19.crishim.v1.RestoreResultH\x00\x42\x07\n\x05\x65vent\"R\n\x05Phase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nelapsed_us\x18\x02 \x01(\x04\x12\x12\n\nbytes_done\x18\x03 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x04 \x01(\x04\"\x84\x01\n\x10\x43heckpointResult\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12(\n\x04info\x18\x03 \x01(\x0b\x32\x1a.crishim.v1.CheckpointInfo\x12*\n\nstatistics\x18\x04 \x01(\x0b\x32\x16.crishim.v1.Statistics\"d\n\rRestoreResult\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12*\n\nstatistics\x18\x03 \x01(\x0b\x32\x16.crishim.v1.Statistics\"\xb6\x02\n\nStatistics\x12\x11\n\tfreeze_us\x18\x01 \x01(\x04\x12\x10\n\x08total_us\x18\x02 \x01(\x04\x12\x13\n\x0bimage_bytes\x18\x03 \x01(\x04\x12\x13\n\x0blayer_bytes\x18\x04 \x01(\x04\x12\x15\n\rarchive_bytes\x18\x05 \x01(\x04\x12%\n\x06phases\x18\x06 \x03(\x0b\x32\x15.crishim.v1.PhaseTime\x12\x18\n\x10\x63riu_freezing_us\x18\x07 \x01(\x04\x12\x16\n\x0e\x63riu_frozen_us\x18\x08 \x01(\x04\x12\x17\n\x0f\x63riu_memdump_us\x18\t \x01(\x04\x12\x18\n\x10\x63riu_memwrite_us\x18\n \x01(\x04\x12\x1a\n\x12\x63riu_pages_scanned\x18\x0b \x01(\x04\x12\x1a\n\x12\x63riu_pages_written\x18\x0c \x01(\x04\"@\n\tPhaseTime\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08start_us\x18\x02 \x01(\x04\x12\x13\n\x0b\x64uration_us\x18\x03 \x01(\x04\"\xa4\x02\n\x0e\x43heckpointInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontainer_name\x18\x04 \x01(\t\x12\x10\n\x08pod_name\x18\x05 \x01(\t\x12\x15\n\rpod_namespace\x18\x06 \x01(\t\x12\x0f\n\x07pod_uid\x18\x07 \x01(\t\x12\r\n\x05image\x18\x08 \x01(\t\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0esource_running\x18\n \x01(\x08\x12\x15\n\rarchive_bytes\x18\x0b \x01(\x04\x12\x11\n\taddresses\x18\x0c \x03(\t\x12\r\n\x05\x65rror\x18\r \x01(\t\"\x18\n\x16ListCheckpointsRequest\"J\n\x17ListCheckpointsResponse\x12/\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x1a.crishim.v1.CheckpointInfo\"6\n\x17RemoveCheckpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x1a\n\x18RemoveCheckpointResponse\".\n\x18InspectCheckpointRequest\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\"\x95\x02\n\x19InspectCheckpointResponse\x12(\n\x04info\x18\x01 \x01(\x0b\x32\x1a.crishim.v1.CheckpointInfo\x12*\n\nstatistics\x18\x02 \x01(\x0b\x32\x16.crishim.v1.Statistics\x12*\n\tprocesses\x18\x03 \x03(\x0b\x32\x17.crishim.v1.ProcessInfo\x12%\n\x06mounts\x18\x04 \x03(\x0b\x32\x15.crishim.v1.MountInfo\x12\'\n\x07sockets\x18\x05 \x03(\x0b\x32\x16.crishim.v1.SocketInfo\x12&\n\x07\x65ntries\x18\x06 \x03(\x0b\x32\x15.crishim.v1.EntryInfo\"F\n\x0bProcessInfo\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x0c\n\x04ppid\x18\x02 \x01(\r\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\t\x12\x0b\n\x03uid\x18\x04 \x01(\r\">\n\tMountInfo\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"L\n\nSocketInfo\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\r\n\x05local\x18\x03 \x01(\t\x12\x0e\n\x06remote\x18\x04 \x01(\t\"=\n\tEntryInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"\x0f\n\rDoctorRequest\"7\n\x0e\x44octorResponse\x12%\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x13.crishim.v1.Finding\"\xb0\x01\n\x07\x46inding\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x05level\x18\x02 \x01(\x0e\x32\x19.crishim.v1.Finding.Level\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\x0c\n\x04\x63ure\x18\x04 \x01(\t\"P\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0c\n\x08LEVEL_OK\x10\x01\x12\x11\n\rLEVEL_WARNING\x10\x02\x12\x0f\n\x0bLEVEL_ERROR\x10\x03*f\n\x07TcpMode\x12\x18\n\x14TCP_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14TCP_MODE_ESTABLISHED\x10\x01\x12\x12\n\x0eTCP_MODE_CLOSE\x10\x02\x12\x13\n\x0fTCP_MODE_REFUSE\x10\x03*X\n\x0b\x41\x64\x64ressMode\x12\x1c\n\x18\x41\x44\x44RESS_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x44\x44RESS_MODE_KEEP\x10\x01\x12\x14\n\x10\x41\x44\x44RESS_MODE_NEW\x10\x02*Y\n\x0b\x46\x61ilureMode\x12\x1c\n\x18\x46\x41ILURE_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46\x41ILURE_MODE_FAIL\x10\x01\x12\x15\n\x11\x46\x41ILURE_MODE_COLD\x10\x02\x32\xbc\x04\n\x11\x43heckpointRestore\x12h\n\x13\x43heckpointContainer\x12&.crishim.v1.CheckpointContainerRequest\x1a\'.crishim.v1.CheckpointContainerProgress0\x01\x12_\n\x10RestoreContainer\x12#.crishim.v1.RestoreContainerRequest\x1a$.crishim.v1.RestoreContainerProgress0\x01\x12Z\n\x0fListCheckpoints\x12\".crishim.v1.ListCheckpointsRequest\x1a#.crishim.v1.ListCheckpointsResponse\x12]\n\x10RemoveCheckpoint\x12#.crishim.v1.RemoveCheckpointRequest\x1a$.crishim.v1.RemoveCheckpointResponse\x12`\n\x11InspectCheckpoint\x12$.crishim.v1.InspectCheckpointRequest\x1a%.crishim.v1.InspectCheckpointResponse\x12?\n\x06\x44octor\x12\x19.crishim.v1.DoctorRequest\x1a\x1a.crishim.v1.DoctorResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'crishim/_proto/crishim/v1/crishim.proto\x12\ncrishim.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x01\n\x1a\x43heckpointContainerRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x13\n\x0boutput_path\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04stop\x18\x04 \x01(\x08\x12 \n\x03tcp\x18\x05 \x01(\x0e\x32\x13.crishim.v1.TcpMode\x12\x11\n\ttimeout_s\x18\x06 \x01(\x03\"z\n\x1b\x43heckpointContainerProgress\x12\"\n\x05phase\x18\x01 \x01(\x0b\x32\x11.crishim.v1.PhaseH\x00\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x1c.crishim.v1.CheckpointResultH\x00\x42\x07\n\x05\x65vent\"\xfb\x01\n\x17RestoreContainerRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12(\n\x07\x61\x64\x64ress\x18\x03 \x01(\x0e\x32\x17.crishim.v1.AddressMode\x12 \n\x03tcp\x18\x04 \x01(\x0e\x32\x13.crishim.v1.TcpMode\x12+\n\non_failure\x18\x05 \x01(\x0e\x32\x17.crishim.v1.FailureMode\x12\r\n\x05start\x18\x06 \x01(\x08\x12\x11\n\ttimeout_s\x18\x07 \x01(\x03\x12\x1b\n\x13source_container_id\x18\x08 \x01(\t\"t\n\x18RestoreContainerProgress\x12\"\n\x05phase\x18\x01 \x01(\x0b\x32\x11.crishim.v1.PhaseH\x00\x12+\n\x06result\x18\x02 \x01(\x0b\x32\x19.crishim.v1.RestoreResultH\x00\x42\x07\n\x05\x65vent\"R\n\x05Phase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nelapsed_us\x18\x02 \x01(\x04\x12\x12\n\nbytes_done\x18\x03 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x04 \x01(\x04\"\xab\x01\n\x10\x43heckpointResult\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12(\n\x04info\x18\x03 \x01(\x0b\x32\x1a.crishim.v1.CheckpointInfo\x12*\n\nstatistics\x18\x04 \x01(\x0b\x32\x16.crishim.v1.Statistics\x12%\n\x08warnings\x18\x05 \x03(\x0b\x32\x13.crishim.v1.Warning\"\x8b\x01\n\rRestoreResult\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12*\n\nstatistics\x18\x03 \x01(\x0b\x32\x16.crishim.v1.Statistics\x12%\n\x08warnings\x18\x04 \x03(\x0b\x32\x13.crishim.v1.Warning\"@\n\x07Warning\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x0c\n\x04what\x18\x03 \x01(\t\x12\x0c\n\x04\x63ure\x18\x04 \x01(\t\"\xb6\x02\n\nStatistics\x12\x11\n\tfreeze_us\x18\x01 \x01(\x04\x12\x10\n\x08total_us\x18\x02 \x01(\x04\x12\x13\n\x0bimage_bytes\x18\x03 \x01(\x04\x12\x13\n\x0blayer_bytes\x18\x04 \x01(\x04\x12\x15\n\rarchive_bytes\x18\x05 \x01(\x04\x12%\n\x06phases\x18\x06 \x03(\x0b\x32\x15.crishim.v1.PhaseTime\x12\x18\n\x10\x63riu_freezing_us\x18\x07 \x01(\x04\x12\x16\n\x0e\x63riu_frozen_us\x18\x08 \x01(\x04\x12\x17\n\x0f\x63riu_memdump_us\x18\t \x01(\x04\x12\x18\n\x10\x63riu_memwrite_us\x18\n \x01(\x04\x12\x1a\n\x12\x63riu_pages_scanned\x18\x0b \x01(\x04\x12\x1a\n\x12\x63riu_pages_written\x18\x0c \x01(\x04\"@\n\tPhaseTime\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08start_us\x18\x02 \x01(\x04\x12\x13\n\x0b\x64uration_us\x18\x03 \x01(\x04\"\xa4\x02\n\x0e\x43heckpointInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontainer_name\x18\x04 \x01(\t\x12\x10\n\x08pod_name\x18\x05 \x01(\t\x12\x15\n\rpod_namespace\x18\x06 \x01(\t\x12\x0f\n\x07pod_uid\x18\x07 \x01(\t\x12\r\n\x05image\x18\x08 \x01(\t\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0esource_running\x18\n \x01(\x08\x12\x15\n\rarchive_bytes\x18\x0b \x01(\x04\x12\x11\n\taddresses\x18\x0c \x03(\t\x12\r\n\x05\x65rror\x18\r \x01(\t\"\x18\n\x16ListCheckpointsRequest\"J\n\x17ListCheckpointsResponse\x12/\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x1a.crishim.v1.CheckpointInfo\"6\n\x17RemoveCheckpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x1a\n\x18RemoveCheckpointResponse\".\n\x18InspectCheckpointRequest\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\"\xbc\x02\n\x19InspectCheckpointResponse\x12(\n\x04info\x18\x01 \x01(\x0b\x32\x1a.crishim.v1.CheckpointInfo\x12*\n\nstatistics\x18\x02 \x01(\x0b\x32\x16.crishim.v1.Statistics\x12*\n\tprocesses\x18\x03 \x03(\x0b\x32\x17.crishim.v1.ProcessInfo\x12%\n\x06mounts\x18\x04 \x03(\x0b\x32\x15.crishim.v1.MountInfo\x12\'\n\x07sockets\x18\x05 \x03(\x0b\x32\x16.crishim.v1.SocketInfo\x12&\n\x07\x65ntries\x18\x06 \x03(\x0b\x32\x15.crishim.v1.EntryInfo\x12%\n\x08warnings\x18\x07 \x03(\x0b\x32\x13.crishim.v1.Warning\"F\n\x0bProcessInfo\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x0c\n\x04ppid\x18\x02 \x01(\r\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\t\x12\x0b\n\x03uid\x18\x04 \x01(\r\">\n\tMountInfo\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"L\n\nSocketInfo\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\r\n\x05local\x18\x03 \x01(\t\x12\x0e\n\x06remote\x18\x04 \x01(\t\"=\n\tEntryInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"\x0f\n\rDoctorRequest\"7\n\x0e\x44octorResponse\x12%\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x13.crishim.v1.Finding\"\xb0\x01\n\x07\x46inding\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x05level\x18\x02 \x01(\x0e\x32\x19.crishim.v1.Finding.Level\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\x0c\n\x04\x63ure\x18\x04 \x01(\t\"P\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0c\n\x08LEVEL_OK\x10\x01\x12\x11\n\rLEVEL_WARNING\x10\x02\x12\x0f\n\x0bLEVEL_ERROR\x10\x03*f\n\x07TcpMode\x12\x18\n\x14TCP_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14TCP_MODE_ESTABLISHED\x10\x01\x12\x12\n\x0eTCP_MODE_CLOSE\x10\x02\x12\x13\n\x0fTCP_MODE_REFUSE\x10\x03*X\n\x0b\x41\x64\x64ressMode\x12\x1c\n\x18\x41\x44\x44RESS_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x44\x44RESS_MODE_KEEP\x10\x01\x12\x14\n\x10\x41\x44\x44RESS_MODE_NEW\x10\x02*Y\n\x0b\x46\x61ilureMode\x12\x1c\n\x18\x46\x41ILURE_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46\x41ILURE_MODE_FAIL\x10\x01\x12\x15\n\x11\x46\x41ILURE_MODE_COLD\x10\x02\x32\xbc\x04\n\x11\x43heckpointRestore\x12h\n\x13\x43heckpointContainer\x12&.crishim.v1.CheckpointContainerRequest\x1a\'.crishim.v1.CheckpointContainerProgress0\x01\x12_\n\x10RestoreContainer\x12#.crishim.v1.RestoreContainerRequest\x1a$.crishim.v1.RestoreContainerProgress0\x01\x12Z\n\x0fListCheckpoints\x12\".crishim.v1.ListCheckpointsRequest\x1a#.crishim.v1.ListCheckpointsResponse\x12]\n\x10RemoveCheckpoint\x12#.crishim.v1.RemoveCheckpointRequest\x1a$.crishim.v1.RemoveCheckpointResponse\x12`\n\x11InspectCheckpoint\x12$.crishim.v1.InspectCheckpointRequest\x1a%.crishim.v1.InspectCheckpointResponse\x12?\n\x06\x44octor\x12\x19.crishim.v1.DoctorRequest\x1a\x1a.crishim.v1.DoctorResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'crishim._proto.crishim.v1.crishim_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TCPMODE']._serialized_start=2778
-  _globals['_TCPMODE']._serialized_end=2880
-  _globals['_ADDRESSMODE']._serialized_start=2882
-  _globals['_ADDRESSMODE']._serialized_end=2970
-  _globals['_FAILUREMODE']._serialized_start=2972
-  _globals['_FAILUREMODE']._serialized_end=3061
+  _globals['_TCPMODE']._serialized_start=2962
+  _globals['_TCPMODE']._serialized_end=3064
+  _globals['_ADDRESSMODE']._serialized_start=3066
+  _globals['_ADDRESSMODE']._serialized_end=3154
+  _globals['_FAILUREMODE']._serialized_start=3156
+  _globals['_FAILUREMODE']._serialized_end=3245
   _globals['_CHECKPOINTCONTAINERREQUEST']._serialized_start=89
   _globals['_CHECKPOINTCONTAINERREQUEST']._serialized_end=241
   _globals['_CHECKPOINTCONTAINERPROGRESS']._serialized_start=243
@@ -49,43 +49,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PHASE']._serialized_start=739
   _globals['_PHASE']._serialized_end=821
   _globals['_CHECKPOINTRESULT']._serialized_start=824
-  _globals['_CHECKPOINTRESULT']._serialized_end=956
-  _globals['_RESTORERESULT']._serialized_start=958
-  _globals['_RESTORERESULT']._serialized_end=1058
-  _globals['_STATISTICS']._serialized_start=1061
-  _globals['_STATISTICS']._serialized_end=1371
-  _globals['_PHASETIME']._serialized_start=1373
-  _globals['_PHASETIME']._serialized_end=1437
-  _globals['_CHECKPOINTINFO']._serialized_start=1440
-  _globals['_CHECKPOINTINFO']._serialized_end=1732
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=1734
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1758
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1760
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1834
-  _globals['_REMOVECHECKPOINTREQUEST']._serialized_start=1836
-  _globals['_REMOVECHECKPOINTREQUEST']._serialized_end=1890
-  _globals['_REMOVECHECKPOINTRESPONSE']._serialized_start=1892
-  _globals['_REMOVECHECKPOINTRESPONSE']._serialized_end=1918
-  _globals['_INSPECTCHECKPOINTREQUEST']._serialized_start=1920
-  _globals['_INSPECTCHECKPOINTREQUEST']._serialized_end=1966
-  _globals['_INSPECTCHECKPOINTRESPONSE']._serialized_start=1969
-  _globals['_INSPECTCHECKPOINTRESPONSE']._serialized_end=2246
-  _globals['_PROCESSINFO']._serialized_start=2248
-  _globals['_PROCESSINFO']._serialized_end=2318
-  _globals['_MOUNTINFO']._serialized_start=2320
-  _globals['_MOUNTINFO']._serialized_end=2382
-  _globals['_SOCKETINFO']._serialized_start=2384
-  _globals['_SOCKETINFO']._serialized_end=2460
-  _globals['_ENTRYINFO']._serialized_start=2462
-  _globals['_ENTRYINFO']._serialized_end=2523
-  _globals['_DOCTORREQUEST']._serialized_start=2525
-  _globals['_DOCTORREQUEST']._serialized_end=2540
-  _globals['_DOCTORRESPONSE']._serialized_start=2542
-  _globals['_DOCTORRESPONSE']._serialized_end=2597
-  _globals['_FINDING']._serialized_start=2600
-  _globals['_FINDING']._serialized_end=2776
-  _globals['_FINDING_LEVEL']._serialized_start=2696
-  _globals['_FINDING_LEVEL']._serialized_end=2776
-  _globals['_CHECKPOINTRESTORE']._serialized_start=3064
-  _globals['_CHECKPOINTRESTORE']._serialized_end=3636
+  _globals['_CHECKPOINTRESULT']._serialized_end=995
+  _globals['_RESTORERESULT']._serialized_start=998
+  _globals['_RESTORERESULT']._serialized_end=1137
+  _globals['_WARNING']._serialized_start=1139
+  _globals['_WARNING']._serialized_end=1203
+  _globals['_STATISTICS']._serialized_start=1206
+  _globals['_STATISTICS']._serialized_end=1516
+  _globals['_PHASETIME']._serialized_start=1518
+  _globals['_PHASETIME']._serialized_end=1582
+  _globals['_CHECKPOINTINFO']._serialized_start=1585
+  _globals['_CHECKPOINTINFO']._serialized_end=1877
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=1879
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1903
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1905
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1979
+  _globals['_REMOVECHECKPOINTREQUEST']._serialized_start=1981
+  _globals['_REMOVECHECKPOINTREQUEST']._serialized_end=2035
+  _globals['_REMOVECHECKPOINTRESPONSE']._serialized_start=2037
+  _globals['_REMOVECHECKPOINTRESPONSE']._serialized_end=2063
+  _globals['_INSPECTCHECKPOINTREQUEST']._serialized_start=2065
+  _globals['_INSPECTCHECKPOINTREQUEST']._serialized_end=2111
+  _globals['_INSPECTCHECKPOINTRESPONSE']._serialized_start=2114
+  _globals['_INSPECTCHECKPOINTRESPONSE']._serialized_end=2430
+  _globals['_PROCESSINFO']._serialized_start=2432
+  _globals['_PROCESSINFO']._serialized_end=2502
+  _globals['_MOUNTINFO']._serialized_start=2504
+  _globals['_MOUNTINFO']._serialized_end=2566
+  _globals['_SOCKETINFO']._serialized_start=2568
+  _globals['_SOCKETINFO']._serialized_end=2644
+  _globals['_ENTRYINFO']._serialized_start=2646
+  _globals['_ENTRYINFO']._serialized_end=2707
+  _globals['_DOCTORREQUEST']._serialized_start=2709
+  _globals['_DOCTORREQUEST']._serialized_end=2724
+  _globals['_DOCTORRESPONSE']._serialized_start=2726
+  _globals['_DOCTORRESPONSE']._serialized_end=2781
+  _globals['_FINDING']._serialized_start=2784
+  _globals['_FINDING']._serialized_end=2960
+  _globals['_FINDING_LEVEL']._serialized_start=2880
+  _globals['_FINDING_LEVEL']._serialized_end=2960
+  _globals['_CHECKPOINTRESTORE']._serialized_start=3248
+  _globals['_CHECKPOINTRESTORE']._serialized_end=3820
 # @@protoc_insertion_point(module_scope)

@@ -104,26 +104,42 @@ class Phase(_message.Message):
     def __init__(self, name: _Optional[str] = ..., elapsed_us: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_total: _Optional[int] = ...) -> None: ...
 
 class CheckpointResult(_message.Message):
-    __slots__ = ("path", "name", "info", "statistics")
+    __slots__ = ("path", "name", "info", "statistics", "warnings")
     PATH_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     INFO_FIELD_NUMBER: _ClassVar[int]
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     path: str
     name: str
     info: CheckpointInfo
     statistics: Statistics
-    def __init__(self, path: _Optional[str] = ..., name: _Optional[str] = ..., info: _Optional[_Union[CheckpointInfo, _Mapping]] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ...) -> None: ...
+    warnings: _containers.RepeatedCompositeFieldContainer[Warning]
+    def __init__(self, path: _Optional[str] = ..., name: _Optional[str] = ..., info: _Optional[_Union[CheckpointInfo, _Mapping]] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ...) -> None: ...
 
 class RestoreResult(_message.Message):
-    __slots__ = ("container_id", "addresses", "statistics")
+    __slots__ = ("container_id", "addresses", "statistics", "warnings")
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     container_id: str
     addresses: _containers.RepeatedScalarFieldContainer[str]
     statistics: Statistics
-    def __init__(self, container_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ...) -> None: ...
+    warnings: _containers.RepeatedCompositeFieldContainer[Warning]
+    def __init__(self, container_id: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ...) -> None: ...
+
+class Warning(_message.Message):
+    __slots__ = ("kind", "pid", "what", "cure")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    CURE_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    pid: int
+    what: str
+    cure: str
+    def __init__(self, kind: _Optional[str] = ..., pid: _Optional[int] = ..., what: _Optional[str] = ..., cure: _Optional[str] = ...) -> None: ...
 
 class Statistics(_message.Message):
     __slots__ = ("freeze_us", "total_us", "image_bytes", "layer_bytes", "archive_bytes", "phases", "criu_freezing_us", "criu_frozen_us", "criu_memdump_us", "criu_memwrite_us", "criu_pages_scanned", "criu_pages_written")
@@ -222,20 +238,22 @@ class InspectCheckpointRequest(_message.Message):
     def __init__(self, checkpoint: _Optional[str] = ...) -> None: ...
 
 class InspectCheckpointResponse(_message.Message):
-    __slots__ = ("info", "statistics", "processes", "mounts", "sockets", "entries")
+    __slots__ = ("info", "statistics", "processes", "mounts", "sockets", "entries", "warnings")
     INFO_FIELD_NUMBER: _ClassVar[int]
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
     PROCESSES_FIELD_NUMBER: _ClassVar[int]
     MOUNTS_FIELD_NUMBER: _ClassVar[int]
     SOCKETS_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     info: CheckpointInfo
     statistics: Statistics
     processes: _containers.RepeatedCompositeFieldContainer[ProcessInfo]
     mounts: _containers.RepeatedCompositeFieldContainer[MountInfo]
     sockets: _containers.RepeatedCompositeFieldContainer[SocketInfo]
     entries: _containers.RepeatedCompositeFieldContainer[EntryInfo]
-    def __init__(self, info: _Optional[_Union[CheckpointInfo, _Mapping]] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., processes: _Optional[_Iterable[_Union[ProcessInfo, _Mapping]]] = ..., mounts: _Optional[_Iterable[_Union[MountInfo, _Mapping]]] = ..., sockets: _Optional[_Iterable[_Union[SocketInfo, _Mapping]]] = ..., entries: _Optional[_Iterable[_Union[EntryInfo, _Mapping]]] = ...) -> None: ...
+    warnings: _containers.RepeatedCompositeFieldContainer[Warning]
+    def __init__(self, info: _Optional[_Union[CheckpointInfo, _Mapping]] = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., processes: _Optional[_Iterable[_Union[ProcessInfo, _Mapping]]] = ..., mounts: _Optional[_Iterable[_Union[MountInfo, _Mapping]]] = ..., sockets: _Optional[_Iterable[_Union[SocketInfo, _Mapping]]] = ..., entries: _Optional[_Iterable[_Union[EntryInfo, _Mapping]]] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ...) -> None: ...
 
 class ProcessInfo(_message.Message):
     __slots__ = ("pid", "ppid", "command", "uid")

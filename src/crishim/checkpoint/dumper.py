@@ -54,10 +54,11 @@ class Dumper:
         """
         source = await self._resolve(request.container, phases)
         self._refuse_stopped(source)
-        with self.shared.locks.hold(source.container.id, "checkpoint"):
+        container, sandbox = source.container.id, source.sandbox.id
+        with self.shared.locks.hold(container, "checkpoint", sandbox=sandbox):
             async with self.turns.take(phases) as waited:
                 if waited:
-                    source = await self._resolve(source.container.id, phases)
+                    source = await self._resolve(container, phases)
                 dump = Dump(
                     self.shared,
                     source,

@@ -88,8 +88,10 @@ class Receiver:
         if request.options.address == "new" or request.options.tcp == "close":
             raise InvalidRequest("a move keeps the address and the connections")
         locks = self.restorer.locks
+        sandbox = (await self.restorer.cri.container(request.container)).sandbox
+        await locks.recovered.wait(request.container, sandbox)
         with (
-            locks.hold(request.container, "restore"),
+            locks.hold(request.container, "restore", sandbox=sandbox, alone=True),
             self.handovers.expect(request.source) as handover,
         ):
             return await unbroken(_Reception(self, request, phases, handover).run(moving))

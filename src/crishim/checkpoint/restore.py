@@ -106,12 +106,15 @@ class Restorer:
             Corrupt: the archive is damaged. NoSpace: its images do not fit.
         On failure or cancel: the container is as it was, but for files of the layer.
         """
-        with self.locks.hold(container, "restore"):
-            await unbroken(self._prepare(container, archive, options, phases))
+        created = await self.cri.container(container)
+        await self.locks.recovered.wait(container, created.sandbox)
+        with self.locks.hold(container, "restore", sandbox=created.sandbox):
+            await unbroken(self._prepare(created, archive, options, phases))
 
     async def _prepare(
-        self, container: ContainerId, path: Path, options: RestoreOptions, phases: Phases
+        self, created: Container, path: Path, options: RestoreOptions, phases: Phases
     ) -> None:
+        container = created.id
         directory = self.paths.restore(container)
         async with contextlib.AsyncExitStack() as undo:
             with phases.step("open"):
@@ -123,7 +126,6 @@ class Restorer:
             with phases.step("compare"):
                 if await in_thread(pending.read, directory) is not None:
                     raise Precondition(f"a checkpoint waits for container {container[:13]} already")
-                created = await self.cri.container(container)
                 runc = await self.runc_of(created)
                 facts = await runcs.facts(runc.binary)
                 compare.check(created, manifest, path)
@@ -207,14 +209,17 @@ class Restorer:
             ToolFailed: CRIU's last errors; its log is kept. The next start tries again.
         On cancel: it goes on to its end all the same: containerd would end a half restored task.
         """
-        with self.locks.hold(container, "restore"):
-            return await to_the_end(self._start(container, phases))
-
-    async def _start(self, container: ContainerId, phases: Phases) -> tuple[str, ...]:
-        directory = self.paths.restore(container)
-        plan = pending.read(directory)
+        plan = pending.read(self.paths.restore(container))
         if plan is None:
             raise NotFound(f"no checkpoint waits for container {container[:13]}")
+        sandbox = sandbox_id(plan.sandbox)
+        await self.locks.recovered.wait(container, sandbox)
+        with self.locks.hold(container, "restore", sandbox=sandbox, alone=True):
+            return await to_the_end(self._start(container, plan, phases))
+
+    async def _start(
+        self, container: ContainerId, plan: pending.RestorePlan, phases: Phases
+    ) -> tuple[str, ...]:
         states = plan.states()
         kept = states if plan.address == "keep" else ()
         async with contextlib.AsyncExitStack() as undo:
@@ -224,7 +229,7 @@ class Restorer:
                 if arrival is not None:
                     undo.push_async_callback(arrival.undo)
             with phases.step("restore"):
-                await self.run(container, directory)
+                await self.run(container, self.paths.restore(container))
             if arrival is not None:
                 with phases.step("release", deadline=False):
                     await arrival.release()

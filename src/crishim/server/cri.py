@@ -19,13 +19,14 @@ know survive, because a request is passed on as the message that was read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint.bodyrequest import body_request
-from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.flow import in_thread, to_the_end
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.request import DumpRequest
 from crishim.checkpoint.restore import FINAL
@@ -34,7 +35,7 @@ from crishim.errors import InvalidRequest, Precondition
 from crishim.ids import by_prefix, container_id, sandbox_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from crishim.checkpoint.dumper import Dumper
     from crishim.checkpoint.held import Held
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from crishim.server.passthrough import Forwarder, Override, StreamOverride
 
 _RUNTIME = "/runtime.v1.RuntimeService/"
+_ID_DIGITS = 64
+"""Of a whole id of containerd's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,20 +152,32 @@ class CriMethods:
     async def StopContainer(self, raw: bytes, context: Context) -> bytes:
         """Stop a container; one that we hold frozen is ended here."""
         request = api_pb2.StopContainerRequest.FromString(raw)
-        await self.locks.until_free(request.container_id)
-        if record := self.held.of_container(request.container_id):
-            await self.held.end(record.sandbox)
-        return await self._forward("StopContainer", raw, context)
+        async with self._leaving(request.container_id):
+            return await self._forward("StopContainer", raw, context)
 
     async def RemoveContainer(self, raw: bytes, context: Context) -> bytes:
         """Remove a container and what we keep of it."""
         request = api_pb2.RemoveContainerRequest.FromString(raw)
-        await self.locks.until_free(request.container_id)
-        if record := self.held.of_container(request.container_id):
-            await self.held.end(record.sandbox)
-        answer = await self._forward("RemoveContainer", raw, context)
-        await self.restorer.removed(request.container_id)
-        return answer
+        async with self._leaving(request.container_id) as container:
+            answer = await self._forward("RemoveContainer", raw, context)
+            await self.restorer.removed(container)
+            return answer
+
+    @contextlib.asynccontextmanager
+    async def _leaving(self, named: str) -> AsyncIterator[str]:
+        """Own a container that is to go, ended if we hold it frozen; its whole id is returned.
+
+        Args: named: an id or the first digits of one.
+        """
+        container = named
+        if len(named) < _ID_DIGITS:
+            known = [item.id for item in await self.cri.containers()]
+            container = by_prefix(named, known) or named
+        await self.locks.recovered.wait(container)
+        async with self.locks.leaving(container):
+            if record := self.held.of_container(container):
+                await self.held.end(record.sandbox)
+            yield container
 
     async def ExecSync(self, raw: bytes, context: Context) -> bytes:
         """Run a command, after a dump's pause that is under way."""
@@ -196,17 +211,32 @@ class CriMethods:
     async def StopPodSandbox(self, raw: bytes, context: Context) -> bytes:
         """Stop a sandbox; CNI finds the address that it gave."""
         request = api_pb2.StopPodSandboxRequest.FromString(raw)
-        await self.sandboxes.stopping(request.pod_sandbox_id)
-        return await self._forward("StopPodSandbox", raw, context)
+        async with self._leaving_sandbox(request.pod_sandbox_id):
+            return await self._forward("StopPodSandbox", raw, context)
 
     async def RemovePodSandbox(self, raw: bytes, context: Context) -> bytes:
         """Remove a sandbox, its containers, and what we keep of them."""
         request = api_pb2.RemovePodSandboxRequest.FromString(raw)
-        await self.sandboxes.stopping(request.pod_sandbox_id)
-        answer = await self._forward("RemovePodSandbox", raw, context)
-        self.held.sandbox_removed(request.pod_sandbox_id)
+        async with self._leaving_sandbox(request.pod_sandbox_id) as sandbox:
+            answer = await self._forward("RemovePodSandbox", raw, context)
+            self.held.sandbox_removed(sandbox)
         await self.restorer.sweep()
         return answer
+
+    @contextlib.asynccontextmanager
+    async def _leaving_sandbox(self, named: str) -> AsyncIterator[str]:
+        """Own a sandbox that is to go, with CNI's own address in it; its whole id is returned.
+
+        Args: named: an id or the first digits of one.
+        """
+        sandbox = named
+        if len(named) < _ID_DIGITS:
+            known = [item.id for item in await self.cri.sandboxes()]
+            sandbox = by_prefix(named, known) or named
+        await self.locks.recovered.wait(sandbox)
+        async with self.locks.whole(sandbox):
+            await to_the_end(self.sandboxes.stopping(sandbox))
+            yield sandbox
 
     async def GetContainerEvents(self, raw: bytes, context: Context) -> AsyncGenerator[bytes, None]:
         """Stream events; those with a sandbox's status report the address it really has."""

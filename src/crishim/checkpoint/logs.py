@@ -22,6 +22,8 @@ import termios
 import time
 from typing import TYPE_CHECKING
 
+from crishim.errors import CrishimError
+from crishim.kernel import tree
 from crishim.kernel.splice import copy_range
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ _ROTATED = ".%Y%m%d-%H%M%S"
 _POLL_S = 0.001
 _QUIET_POLLS = 3
 _LIMIT_S = 1.0
+_KEPT_FOLDERS = 50
+_OURS = ("dump-", "restore-")
 
 
 async def settled_size(log: Path, *, pid: int) -> int:
@@ -119,7 +123,8 @@ def carry(archive: ArchiveReader, log: Path) -> None:
 def keep(work: Path, folder: Path) -> None:
     """Copy the logs of a failed dump or restore to where an operator finds them.
 
-    Older ones of the same container go. A failure is logged only: the caller has an error to tell.
+    Older ones of the same container go, and of all containers' the oldest: a kubelet makes a new
+    container for each attempt, for ever. A failure is logged only: the caller has an error to tell.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -127,5 +132,14 @@ def keep(work: Path, folder: Path) -> None:
             old.unlink()
         for path in work.glob("*.log"):
             shutil.copyfile(path, folder / path.name)
+        os.utime(folder)
+        folders = [path for path in folder.parent.iterdir() if path.name.startswith(_OURS)]
+        folders.sort(key=lambda path: path.lstat().st_mtime_ns)
     except OSError as error:
         _log.warning("the logs in %s are not kept: %s", work, error)
+        return
+    for old in folders[:-_KEPT_FOLDERS]:
+        try:
+            tree.remove_tree(old)
+        except (CrishimError, OSError) as error:
+            _log.warning("the old logs in %s stay: %s", old, error)

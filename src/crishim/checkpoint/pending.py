@@ -66,16 +66,24 @@ def write(
     Args: directory: exists, 0700, with `images` and `work` in it.
     The plan comes last: without it the wrapper refuses to create anything.
     """
-    script = importlib.resources.files("crishim.checkpoint").joinpath("runc-wrapper.sh")
-    wrapper = directory / WRAPPER
-    atomic.write_file(wrapper, script.read_bytes(), mode=0o755)
-    atomic.write_file(directory / "runc", f"{runc}\n".encode(), mode=0o600)
+    wrapper = write_wrapper(directory, runc=runc)
     atomic.write_file(
         directory / "options", "".join(f"{o}\n" for o in options).encode(), mode=0o600
     )
     atomic.write_file(directory / "criu.conf", criu_config.encode(), mode=0o600)
     atomic.write_file(directory / "pending", json.dumps(asdict(plan)).encode(), mode=0o600)
     return wrapper
+
+
+def write_wrapper(directory: Path, *, runc: str) -> Path:
+    """Write the wrapper of one container and return its path; without a plan it restores nothing.
+
+    Args: directory: exists, 0700. runc: the real one, a path or a name that PATH finds.
+    """
+    script = importlib.resources.files("crishim.checkpoint").joinpath("runc-wrapper.sh")
+    atomic.write_file(directory / "runc", f"{runc}\n".encode(), mode=0o600)
+    atomic.write_file(directory / WRAPPER, script.read_bytes(), mode=0o755)
+    return directory / WRAPPER
 
 
 def read(directory: Path) -> RestorePlan | None:

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import body, pending, workspace
+from crishim.checkpoint import body, pending, workspace, wrappers
 from crishim.checkpoint.archive import sweep_partials
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.heldrecord import is_committed
@@ -70,6 +70,7 @@ class Recovery:
                 self.sandboxes.recover(sandbox, waiting=waiting), f"address of {sandbox[:13]}"
             )
         await self._attempt(self.pins.reconcile(), "pinned images")
+        await self._attempt(self._wrappers(), "wrappers of restored containers")
         await self.tend()
 
     async def tend(self) -> None:
@@ -82,6 +83,9 @@ class Recovery:
     async def _held(self) -> None:
         live = [item.id for item in await self.cri.sandboxes()]
         await self.held.sweep(live, wait_s=self.connections_wait_s)
+
+    async def _wrappers(self) -> None:
+        await wrappers.put_back(cri=self.cri, records=self.records)
 
     def _files(self) -> None:
         """Thaw what a dump has left frozen and remove its files, unless its guardian is at it."""

@@ -21,7 +21,7 @@ from crishim._proto.containerd.services.snapshots.v1 import snapshots_pb2, snaps
 if TYPE_CHECKING:
     import grpc.aio
 
-    from crishim.ids import ContainerId
+    from crishim.ids import ContainerId, SandboxId
 
 _TIMEOUT_S = 30.0
 _EXPIRE_LABEL = "containerd.io/gc.expire"
@@ -48,8 +48,8 @@ class Records:
         self._leases: Any = leases_pb2_grpc.LeasesStub(channel)
         self._snapshots: Any = snapshots_pb2_grpc.SnapshotsStub(channel)
 
-    async def container(self, container: ContainerId) -> containers_pb2.Container:
-        """Return the record of one container; grpc NOT_FOUND passes through."""
+    async def container(self, container: ContainerId | SandboxId) -> containers_pb2.Container:
+        """Return the record of one container, or of a sandbox's own; grpc NOT_FOUND passes."""
         request = containers_pb2.GetContainerRequest(id=container)
         answer = await self._call(self._containers.Get, request)
         record: containers_pb2.Container = answer.container

@@ -72,7 +72,7 @@ def wrappers(paths: Paths) -> Finding:
         return error(
             "wrapper.directories",
             f"restored containers that cannot be stopped any more: {', '.join(broken)}",
-            cure=f"put their files back below {paths.restores}, or end their processes by hand",
+            cure="systemctl restart crishim: it puts them back; or end their processes by hand",
         )
     return ok("wrapper.directories", "the wrappers of restored containers are in order")
 

@@ -75,7 +75,8 @@ class CheckpointRestoreServicer(object):
         """Writes a running container's memory, writable layer and addresses into one archive.
 
         The stream reports each phase as it begins and, for long ones, as it advances; the last message
-        is the result. Ends with an error: the container runs as before.
+        is the result. Ends with an error: the container runs as before, but for an error in the phase
+        "end": its archive is complete then, and the container was stopped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,8 +86,7 @@ class CheckpointRestoreServicer(object):
         """Restores a checkpoint into a container that was created and not started yet.
 
         The stream reports phases; the last message is the result. A failed restore is never turned
-        into a cold start unless on_failure asks for it: an empty database in place of a full one is
-        worse than an error.
+        into a cold start: an empty database in place of a full one is worse than an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,6 +38,8 @@ _CLOCK_TICK_NS = 20_000_000
 """File times come from a clock that may tick only every 10 ms: what was written within two ticks of
 being read may have been written again without a new time."""
 
+_DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
+
 _PATCH_BYTES_MIN = 8 << 20
 """Files from this size on are hashed as they are copied: later passes write only changed blocks."""
 
@@ -63,10 +65,14 @@ def keeps_xattr(name: str) -> bool:
 
 
 class LayerCapture:
-    """The capture of one upper directory; one object serves all passes."""
+    """The capture of one upper directory; one object serves all passes.
 
-    def __init__(self, overlay: Overlay) -> None:
+    Args: devices: whether device nodes and whiteouts are part of it.
+    """
+
+    def __init__(self, overlay: Overlay, *, devices: bool = True) -> None:
         self._overlay = overlay
+        self._left_out = {stat.S_IFSOCK} if devices else {stat.S_IFSOCK, *_DEVICES}
         self._known: dict[str, dict[str, _Mark]] = {}
         self._root: _Mark | None = None
         self._due: set[int] = set()
@@ -231,7 +237,7 @@ class LayerCapture:
             the target stand for links of it here, or are written again.
         """
         kind = stat.S_IFMT(status.st_mode)
-        if kind == stat.S_IFSOCK:
+        if kind in self._left_out:
             return
         name = os.fsencode(path)
         self._entries += 1

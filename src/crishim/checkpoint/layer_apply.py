@@ -3,7 +3,9 @@
 No overlay is mounted: whiteouts become the 0/0 devices and opaque directories the attribute that
 the kernel will read when it mounts. Nothing in the layer can reach outside: each directory is
 entered from the one above by openat2 without links or mounts, files are made anew and never
-opened by a name that was there.
+opened by a name that was there. Shared memory is written beside containers that run: whoever they
+are, they exchange names for links while we write. So owner, mode, attributes and times are given to
+a descriptor that was looked at after it was opened, never to a name.
 """
 
 from __future__ import annotations
@@ -35,8 +37,13 @@ if TYPE_CHECKING:
     from crishim.checkpoint.reader import ArchiveReader
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_OLD_FILE = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_DEVICES = {tarformat.CHARACTER: stat.S_IFCHR, tarformat.BLOCK: stat.S_IFBLK}
+_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_KINDS = {
+    tarformat.SYMLINK: stat.S_IFLNK,
+    tarformat.FIFO: stat.S_IFIFO,
+    tarformat.CHARACTER: stat.S_IFCHR,
+    tarformat.BLOCK: stat.S_IFBLK,
+}
 
 
 def overlay_of_snapshot(mounts: Sequence[tuple[str, str, Sequence[str]]]) -> Overlay:
@@ -164,6 +171,15 @@ class _Applier:
         name = os.fsdecode(entry.path[-1])
         if self._keep and _mode(parent_fd, name):
             return
+        try:
+            self._make(entry, parent_fd, name)
+        except FileExistsError:
+            # Somebody was quicker by a moment.
+            if not self._keep:
+                raise
+
+    def _make(self, entry: LayerEntry, parent_fd: int, name: str) -> None:
+        """Write what is no directory."""
         if entry.kind == tarformat.HARD_LINK:
             self._hard_link(entry, name)
             return
@@ -204,9 +220,17 @@ class _Applier:
 
     def _patch(self, entry: LayerEntry, parent_fd: int, name: str) -> None:
         """Change a file that the first member made."""
-        if not stat.S_ISREG(_mode(parent_fd, name)):
-            raise Corrupt(f"the writable layer changes a file that is none: {name!r}")
-        self._fill(entry, os.open(name, _OLD_FILE, dir_fd=parent_fd))
+        try:
+            path_fd = os.open(name, _PATH, dir_fd=parent_fd)
+        except FileNotFoundError as error:
+            raise Corrupt(f"the writable layer changes a file that is missing: {name!r}") from error
+        try:
+            if not stat.S_ISREG(os.fstat(path_fd).st_mode):
+                raise Corrupt(f"the writable layer changes a file that is none: {name!r}")
+            fd = os.open(f"/proc/self/fd/{path_fd}", os.O_WRONLY | os.O_CLOEXEC)
+        finally:
+            os.close(path_fd)
+        self._fill(entry, fd)
 
     def _fill(self, entry: LayerEntry, fd: int) -> None:
         """Write content and metadata of a regular file, and close it."""
@@ -230,15 +254,16 @@ class _Applier:
             os.mkfifo(name, 0o600, dir_fd=parent_fd)
         else:
             self._device(entry, parent_fd, name)
-        os.chown(name, entry.uid, entry.gid, dir_fd=parent_fd, follow_symlinks=False)
-        path = f"/proc/self/fd/{parent_fd}/{name}"
-        if entry.kind != tarformat.SYMLINK:
-            os.chmod(path, entry.mode)
-        for key, value in entry.xattrs.items():
-            if keeps_xattr(key):
-                os.setxattr(path, key, value, follow_symlinks=False)
-        times = (entry.mtime_ns, entry.mtime_ns)
-        os.utime(name, ns=times, dir_fd=parent_fd, follow_symlinks=False)
+        fd = os.open(name, _PATH, dir_fd=parent_fd)
+        try:
+            if not _is_fresh(os.fstat(fd), entry):
+                raise Precondition(
+                    f"{name!r} was exchanged for something else while it was restored",
+                    hint="look at what the other containers of the pod do in /dev/shm",
+                )
+            _set_metadata(fd, entry)
+        finally:
+            os.close(fd)
 
     def _device(self, entry: LayerEntry, parent_fd: int, name: str) -> None:
         major, minor = entry.device
@@ -248,7 +273,7 @@ class _Applier:
                 f"the container's layer holds the device node /{path} ({major}:{minor})",
                 hint="allow the device in the pod that the checkpoint is restored into",
             )
-        mode = _DEVICES[entry.kind] | 0o600
+        mode = _KINDS[entry.kind] | 0o600
         os.mknod(name, mode, os.makedev(major, minor), dir_fd=parent_fd)
 
     def _hard_link(self, entry: LayerEntry, name: str) -> None:
@@ -257,8 +282,9 @@ class _Applier:
         target_fd = os.dup(self._tree.open(entry.target[:-1]))
         try:
             parent_fd = self._tree.open(entry.path[:-1])
-            if entry.target != entry.path:
-                self._remove(parent_fd, entry.path)
+            if entry.target == entry.path:
+                raise Corrupt(f"a hard link of the writable layer names itself: {name!r}")
+            self._remove(parent_fd, entry.path)
             os.link(
                 os.fsdecode(entry.target[-1]),
                 name,
@@ -266,12 +292,14 @@ class _Applier:
                 dst_dir_fd=parent_fd,
                 follow_symlinks=False,
             )
-        except (FileNotFoundError, FileExistsError, PermissionError) as error:
+        except (FileNotFoundError, PermissionError) as error:
             raise Corrupt(f"a hard link of the writable layer has no file: {name!r}") from error
         finally:
             os.close(target_fd)
 
     def _remove(self, parent_fd: int, path: tuple[bytes, ...]) -> None:
+        if self._keep:
+            return
         name = os.fsdecode(path[-1])
         with contextlib.suppress(FileNotFoundError):
             if _is_directory(parent_fd, name):
@@ -290,6 +318,27 @@ def _mode(parent_fd: int, name: str) -> int:
     with contextlib.suppress(FileNotFoundError):
         return os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode
     return 0
+
+
+def _is_fresh(status: os.stat_result, entry: LayerEntry) -> bool:
+    """Tell whether this is what we have just made for an entry that is no file and no directory."""
+    ours = status.st_uid == os.geteuid() and status.st_nlink == 1
+    return ours and stat.S_IFMT(status.st_mode) == _KINDS[entry.kind]
+
+
+def _set_metadata(path_fd: int, entry: LayerEntry) -> None:
+    """Give what an O_PATH descriptor stands for, a symbolic link itself too, all but content.
+
+    The link in /proc leads to exactly that file, whatever is at its name by now.
+    """
+    path = f"/proc/self/fd/{path_fd}"
+    os.chown(path, entry.uid, entry.gid)
+    if entry.kind != tarformat.SYMLINK:
+        os.chmod(path, entry.mode)
+    for key, value in entry.xattrs.items():
+        if keeps_xattr(key):
+            os.setxattr(path, key, value)
+    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
 def _set_xattrs(fd: int, entry: LayerEntry) -> None:

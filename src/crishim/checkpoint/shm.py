@@ -2,7 +2,9 @@
 
 It is a directory of the pod that containers have mounted: in no layer, and shared by all of them.
 Programs have files of it mapped, so it is copied in the pause, as their memory is. The member has
-the name and the form that Podman gave it.
+the name and the form that Podman gave it. Its mount makes device nodes useless: they are left out,
+for no pod is allowed to get them back. Restoring it, other containers of the pod may be at work in
+it, and hostile: see `layer_apply`.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class SharedMemoryDump:
             os.listdir, self._directory, lane=Lane.PAUSE
         ):
             return
-        capture = LayerCapture(_plain(self._directory))
+        capture = LayerCapture(_plain(self._directory), devices=False)
         self._fd = workspace.unnamed_file(undo)
         await in_thread(capture.first_pass, self._fd, 0, cancel=capture.cancel, lane=Lane.PAUSE)
 

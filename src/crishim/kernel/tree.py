@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import stat
 import struct
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,7 @@ def remove_tree(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        real = os.path.join(os.path.realpath(path.parent), path.name)
+        real = os.path.join(os.path.realpath(path.parent, strict=True), path.name)
         if found := mounts_below(read_mounts(), real):
             raise Precondition(
                 f"{path} is not removed: something is mounted in it",
@@ -68,12 +67,15 @@ def remove_tree_at(dir_fd: int, name: str) -> None:
         while stack:
             parent_fd, own_name, fd = stack[-1]
             below = _remove_files(fd)
-            if below is None:
+            # What others remove meanwhile is gone, but the rest is not for that reason.
+            with contextlib.suppress(FileNotFoundError):
+                if below is not None:
+                    stack.append((fd, below, open_dir_at(fd, below)))
+                    continue
                 os.rmdir(own_name, dir_fd=parent_fd)
+            if below is None:
                 os.close(fd)
                 stack.pop()
-            else:
-                stack.append((fd, below, open_dir_at(fd, below)))
     finally:
         for _, _, fd in stack:
             os.close(fd)
@@ -111,7 +113,8 @@ def _remove_files(fd: int) -> str | None:
             if entry.is_dir(follow_symlinks=False):
                 directory = entry.name
             else:
-                os.unlink(entry.name, dir_fd=fd)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.name, dir_fd=fd)
     return directory
 
 
@@ -121,7 +124,15 @@ def make_private_dir(path: Path) -> None:
     Raises: Precondition: something else, or a directory of somebody else, is there.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = os.lstat(path)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise Precondition(f"{path} is not a directory of ours", hint="remove it")
-    os.chmod(path, 0o700)
+    try:
+        fd = os.open(path, _DIRECTORY)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise Precondition(f"{path} is not a directory of ours", hint="remove it") from error
+    try:
+        if os.fstat(fd).st_uid != os.geteuid():
+            raise Precondition(f"{path} is not a directory of ours", hint="remove it")
+        os.fchmod(fd, 0o700)
+    finally:
+        os.close(fd)

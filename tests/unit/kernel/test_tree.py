@@ -25,6 +25,34 @@ def test_missing_tree_is_fine(tmp_path):
     tree.remove_tree(tmp_path / "none")
 
 
+@pytest.mark.parametrize("call", ["open_dir_at", "unlink"])
+def test_what_vanishes_meanwhile_leaves_nothing_behind(tmp_path, monkeypatch, call):
+    """Somebody removes an entry between our look and our call: all the rest goes all the same."""
+    for name in ("a/b", "c"):
+        (tmp_path / "victim" / name).mkdir(parents=True)
+        (tmp_path / "victim" / name / "file").write_text("x")
+    owner = tree if call == "open_dir_at" else os
+    real, seen = getattr(owner, call), []
+
+    def gone(first, *args, **options):
+        name = first if call == "unlink" else args[0]
+        seen.append(name)
+        if len(seen) == 2:
+            here = options["dir_fd"] if call == "unlink" else first
+            os.rename(name, tmp_path / "taken", src_dir_fd=here)
+        return real(first, *args, **options)
+
+    monkeypatch.setattr(owner, call, gone)
+    tree.remove_tree(tmp_path / "victim")
+    assert os.listdir(tmp_path) == ["taken"]
+
+
+def test_an_unreadable_parent_is_not_an_absent_tree(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        tree.remove_tree(tmp_path / "loop/victim")
+
+
 def test_a_link_to_a_directory_is_refused(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")

@@ -35,6 +35,7 @@ from crishim.checkpoint.recovery import Recovery
 from crishim.checkpoint.removal import Removal
 from crishim.checkpoint.restore import Restorer
 from crishim.checkpoint.restored import Restored
+from crishim.checkpoint.revive import Reviver
 from crishim.checkpoint.sandboxes import Sandboxes
 from crishim.checkpoint.store import Store
 from crishim.checkpoint.turns import Turns
@@ -224,6 +225,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
         locks=locks,
         images=ImageDirectories(),
         restored=restored,
+        reviver=Reviver(cri=cri, paths=paths, restored=restored),
     )
     recovery = Recovery(
         paths=paths,

@@ -209,6 +209,14 @@ class TargetHold:
         text = rules.target(self.record.table, interface=INTERFACE, kept=only)
         await self.link.inside.run(self.link.nft.run, text)
 
+    async def seal(self) -> None:
+        """Let nothing out any more: what comes to life behind the hold is going to be ended.
+
+        Raises: ToolFailed: nft refused; it is as it was.
+        """
+        text = rules.sealed(self.record.table, interface=INTERFACE)
+        await self.link.inside.run(self.link.nft.run, text)
+
     async def announce(self, state: InterfaceState) -> None:
         """Tell the network that the addresses are here now; what it then sends is caught."""
         link = self.link

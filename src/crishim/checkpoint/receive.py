@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint import address, body, compare, describe, logs, pending, pids
-from crishim.checkpoint.flow import in_thread, to_the_end, unbroken
+from crishim.checkpoint.flow import in_thread, made_in_thread, to_the_end, unbroken
 from crishim.checkpoint.images import image_path, make_image_path, remove_images, warm
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.reader import ArchiveReader
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from crishim.checkpoint.handover import Handover, Handovers
+    from crishim.checkpoint.locks import Operation
     from crishim.checkpoint.phases import Phases
     from crishim.checkpoint.resolve import Source
     from crishim.checkpoint.restore import RestoreOptions, Restorer
@@ -79,11 +80,11 @@ class Receiver:
         Returns: the addresses of its pod.
         Raises:
             NotFound, Precondition, Unsupported: refused; also if the dump fails.
-            Busy: somebody else waits for the source, or works on the container.
+            Busy: somebody else waits for the source, works on the container or stops its pod.
             DeadlineExceeded: no dump of the source has come to its pause in time.
             ToolFailed: CRIU's last errors; the checkpoint is there and may be restored elsewhere.
         On failure after `exchange` the container cannot be used any more. On cancel: the same; a
-        restore that runs is waited for.
+        restore that runs goes on to its end, and what it restored stays.
         """
         if request.options.address == "new" or request.options.tcp == "close":
             raise InvalidRequest("a move keeps the address and the connections")
@@ -91,55 +92,87 @@ class Receiver:
         sandbox = (await self.restorer.cri.container(request.container)).sandbox
         await locks.recovered.wait(request.container, sandbox)
         with (
-            locks.hold(request.container, "restore", sandbox=sandbox, alone=True),
+            locks.hold(request.container, "restore", sandbox=sandbox, alone=True) as operation,
             self.handovers.expect(request.source) as handover,
         ):
-            return await unbroken(_Reception(self, request, phases, handover).run(moving))
+            reception = _Reception(
+                self, request, phases=phases, operation=operation, handover=handover
+            )
+            return await unbroken(reception.run(moving))
 
 
 class _Reception:
     """One restore that waits for its checkpoint."""
 
     def __init__(
-        self, receiver: Receiver, request: ReceiveRequest, phases: Phases, handover: Handover
+        self,
+        receiver: Receiver,
+        request: ReceiveRequest,
+        *,
+        phases: Phases,
+        operation: Operation,
+        handover: Handover,
     ) -> None:
         self._restorer = receiver.restorer
         self._request = request
         self._phases = phases
+        self._operation = operation
         self._handover = handover
         self._directory = self._restorer.paths.restore(request.container)
 
     async def run(self, moving: AbstractContextManager[None]) -> tuple[str, ...]:
         """Go through the steps; the module's docstring tells them and their undo."""
-        step, restorer = self._phases.step, self._restorer
-        async with contextlib.AsyncExitStack() as undo:
-            with step("compare"):
-                source, created = await self._resolve()
-                plan = await self._plan(source, created)
-                freezer = runcs.cgroup_of(source.runc, source.container.id)
-                await pids.make_room(created.spec, pids.of_processes(cgroup.processes(freezer)))
-            with step("address"):
-                arrival = await self._expect(source, created, plan)
-                undo.push_async_callback(arrival.undo)
-            undo.push_async_exit(restorer.undo_preparation(created.id))
-            with step("exchange"):
-                await self._exchange(created, plan)
-            with step("wait"):
-                await self._wait()
-            undo.enter_context(moving)
-            with step("arrive", deadline=False):
-                await arrival.begin()
-            with step("memory", deadline=False):
-                path, copied = await self._handover.wait_archive()
-            with step("images", deadline=False):
-                await self._unpack(created, path, copied)
-            with step("restore", deadline=False):
-                await self._start(created)
+        async with contextlib.AsyncExitStack() as stack, contextlib.AsyncExitStack() as undo:
+            with self._operation.gives_way():
+                created, arrival = await self._make_ready(undo)
+                with self._phases.step("wait"):
+                    await self._wait()
+            stack.enter_context(moving)
+            await self._move(created, arrival)
+            await to_the_end(self._revive(created, arrival, undo))
+        return arrival.addresses
+
+    async def _make_ready(self, undo: contextlib.AsyncExitStack) -> tuple[Container, Arrival]:
+        step = self._phases.step
+        with step("compare"):
+            source, created = await self._resolve()
+            plan = await self._plan(source, created)
+            freezer = runcs.cgroup_of(source.runc, source.container.id)
+            await pids.make_room(created.spec, pids.of_processes(cgroup.processes(freezer)))
+        with step("address"):
+            arrival = await self._expect(source, created, plan)
+            undo.push_async_callback(lambda: to_the_end(arrival.undo()))
+        undo.push_async_exit(self._restorer.undo_preparation(created.id))
+        with step("exchange"):
+            await self._exchange(created, plan)
+        return created, arrival
+
+    async def _move(self, created: Container, arrival: Arrival) -> None:
+        """Follow the source's memory; broken off between the steps if the pod is stopped."""
+        step = self._phases.step
+        with step("arrive", deadline=False):
+            self._operation.refuse_if_asked()
+            await arrival.begin()
+        with step("memory", deadline=False):
+            path, copied = await self._handover.wait_archive()
+        with step("images", deadline=False):
+            self._operation.refuse_if_asked()
+            await self._unpack(created, path, copied)
+
+    async def _revive(
+        self, created: Container, arrival: Arrival, undo: contextlib.AsyncExitStack
+    ) -> None:
+        """Restore; once the processes run there is nothing to undo any more."""
+        step, reviver = self._phases.step, self._restorer.reviver
+        with step("restore", deadline=False):
+            await self._start(created, arrival)
+        undo.pop_all()
+        try:
             with step("release", deadline=False):
                 await arrival.release()
-        with step("finish", deadline=False):
-            await restorer.finish(created.id)
-        return arrival.addresses
+        finally:
+            with step("finish", deadline=False):
+                await reviver.finish(created.id)
 
     async def _resolve(self) -> tuple[Source, Container]:
         restorer, request = self._restorer, self._request
@@ -215,12 +248,12 @@ class _Reception:
             source = self._request.source[:13]
             raise DeadlineExceeded(f"nobody has stopped container {source} in time") from None
 
-    async def _start(self, created: Container) -> None:
+    async def _start(self, created: Container, arrival: Arrival) -> None:
         """Restore, and have the images read into memory while containerd's shim starts."""
         images = image_path(self._directory / "images")
         warming = asyncio.ensure_future(in_thread(warm, images))
         try:
-            await to_the_end(self._restorer.run(created.id, self._directory))
+            await self._restorer.reviver.run(created.id, operation=self._operation, arrival=arrival)
         finally:
             await asyncio.gather(warming, return_exceptions=True)
 
@@ -229,7 +262,10 @@ class _Reception:
 
         Args: copied: where the dump has put the page images already; None if nowhere.
         """
-        with await in_thread(ArchiveReader.open, path) as archive:
+        async with contextlib.AsyncExitStack() as undo:
+            archive = await made_in_thread(
+                undo, lambda: ArchiveReader.open(path), ArchiveReader.close, lane=Lane.PAUSE
+            )
             await pids.make_room(created.spec, pids.of_archive(archive.members))
             if copied is None:
                 await in_thread(remove_images, self._directory / "images", lane=Lane.PAUSE)

@@ -123,7 +123,7 @@ class Recovery:
         waits = await in_thread(pending.read, directory) is not None
         if waits and (await self.cri.container(container)).running:
             # It was restored, and the daemon died before it could say so.
-            await self.restorer.finish(container)
+            await self.restorer.reviver.finish(container)
 
     def _waits_in(self, sandbox: SandboxId) -> bool:
         plans = (pending.read(directory) for directory in self.paths.restores.glob("*"))

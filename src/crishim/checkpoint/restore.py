@@ -36,21 +36,20 @@ from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import runc_of
-from crishim.checkpoint.settle import runs_after_all
 from crishim.errors import Corrupt, CrishimError, NotFound, Precondition, ToolFailed, Unsupported
 from crishim.ids import ContainerId, by_prefix, sandbox_id
 from crishim.kernel import tree
 from crishim.tools import criu
-from crishim.tools import logs as tool_logs
 from crishim.tools import runc as runcs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from crishim.checkpoint.locks import Locks
+    from crishim.checkpoint.locks import Locks, Operation
     from crishim.checkpoint.manifest import Manifest
     from crishim.checkpoint.phases import Phases
     from crishim.checkpoint.restored import Restored
+    from crishim.checkpoint.revive import Reviver
     from crishim.checkpoint.sandboxes import Sandboxes
     from crishim.containerd.cri import Container, Cri
     from crishim.containerd.records import Records
@@ -93,6 +92,7 @@ class Restorer:
     locks: Locks
     images: ImageDirectories
     restored: Restored
+    reviver: Reviver
 
     async def prepare(
         self, container: ContainerId, archive: Path, options: RestoreOptions, *, phases: Phases
@@ -108,7 +108,10 @@ class Restorer:
         """
         created = await self.cri.container(container)
         await self.locks.recovered.wait(container, created.sandbox)
-        with self.locks.hold(container, "restore", sandbox=created.sandbox):
+        with (
+            self.locks.hold(container, "restore", sandbox=created.sandbox) as operation,
+            operation.gives_way(),
+        ):
             await unbroken(self._prepare(created, archive, options, phases))
 
     async def _prepare(
@@ -188,10 +191,13 @@ class Restorer:
 
         async def undo(kind: type[BaseException] | None, *_: object) -> None:
             if kind is not None:
-                await body.recover(self.paths.restore(container), records=self.records)
-                await self.removed(container)
+                await to_the_end(self._undo_preparation(container))
 
         return undo
+
+    async def _undo_preparation(self, container: ContainerId) -> None:
+        await body.recover(self.paths.restore(container), records=self.records)
+        await self.removed(container)
 
     def waits(self, container: str) -> ContainerId | None:
         """Return the full id of a container whose start is to be a restore; None otherwise."""
@@ -207,6 +213,7 @@ class Restorer:
         Raises:
             AlreadyExists: somebody else has the address.
             ToolFailed: CRIU's last errors; its log is kept. The next start tries again.
+            Busy: its container or its pod is being stopped, and was in time to undo it.
         On cancel: it goes on to its end all the same: containerd would end a half restored task.
         """
         plan = pending.read(self.paths.restore(container))
@@ -214,12 +221,13 @@ class Restorer:
             raise NotFound(f"no checkpoint waits for container {container[:13]}")
         sandbox = sandbox_id(plan.sandbox)
         await self.locks.recovered.wait(container, sandbox)
-        with self.locks.hold(container, "restore", sandbox=sandbox, alone=True):
-            return await to_the_end(self._start(container, plan, phases))
+        with self.locks.hold(container, "restore", sandbox=sandbox, alone=True) as operation:
+            return await to_the_end(self._start(operation, plan, phases))
 
     async def _start(
-        self, container: ContainerId, plan: pending.RestorePlan, phases: Phases
+        self, operation: Operation, plan: pending.RestorePlan, phases: Phases
     ) -> tuple[str, ...]:
+        container = operation.container
         states = plan.states()
         kept = states if plan.address == "keep" else ()
         async with contextlib.AsyncExitStack() as undo:
@@ -229,12 +237,15 @@ class Restorer:
                 if arrival is not None:
                     undo.push_async_callback(arrival.undo)
             with phases.step("restore"):
-                await self.run(container, self.paths.restore(container))
+                await self.reviver.run(container, operation=operation, arrival=arrival)
+            undo.pop_all()
+        try:
             if arrival is not None:
                 with phases.step("release", deadline=False):
                     await arrival.release()
-        with phases.step("finish", deadline=False):
-            await self.finish(container)
+        finally:
+            with phases.step("finish", deadline=False):
+                await self.reviver.finish(container)
         return tuple(address for state in kept for address in state.global_addresses)
 
     def _given_up(self, plan: pending.RestorePlan) -> Callable[..., None]:
@@ -248,58 +259,17 @@ class Restorer:
 
         return mark
 
-    async def run(self, container: ContainerId, directory: Path) -> None:
-        """Start a container whose wrapper restores it; it runs when this returns.
-
-        If containerd dies meanwhile, its shim goes on: what became of it is waited for.
-        Raises: ToolFailed: CRIU's last errors; its log is kept. Precondition: it ended at once.
-        """
-        log = directory / "work" / "restore.log"
-        log.unlink(missing_ok=True)
-        try:
-            await self.cri.start_container(container)
-        except grpc.aio.AioRpcError as error:
-            if await runs_after_all(container, directory, cri=self.cri):
-                return
-            if not log.exists():
-                raise
-            folder = self.paths.logs / f"restore-{container[:13]}"
-            logs.keep(directory / "work", folder)
-            raise ToolFailed(
-                "runc restore",
-                1,
-                details=tool_logs.criu_errors(log) or error.details() or "",
-                log_path=str(folder / log.name),
-            ) from error
-        if not (await self.cri.container(container)).running:
-            raise Precondition(
-                f"container {container[:13]} was restored and ended at once",
-                hint="its processes found something missing; see its log and exit code",
-            )
-
-    async def finish(self, container: ContainerId) -> None:
-        """Take a checkpoint as used up; its container runs, so a failure here is only logged."""
-        directory = self.paths.restore(container)
-
-        def finish() -> None:
-            plan = pending.read(directory)
-            if plan is not None and plan.once:
-                self.restored.mark(pod_uid=plan.pod_uid, container=plan.container_name)
-            pending.finish(directory)
-            remove_images(directory / "images")
-
-        try:
-            await in_thread(finish)
-        except (CrishimError, OSError) as error:
-            _log.error("container %s runs, but its images stay: %s", container[:13], error)
-
     async def sweep(self) -> None:
         """Clear up after containers and pods that are gone, whoever removed them."""
         directories = list(self.paths.restores.glob("*"))
         left = {item.id for item in await self.cri.containers()}
         for path in directories:
             if path.name not in left and not self.locks.busy(path.name):
-                await self.removed(path.name)
+                try:
+                    await self.removed(path.name)
+                except (CrishimError, OSError) as error:
+                    # One that cannot be cleared up must not keep the others.
+                    _log.warning("%s stays: %s", path, error)
         self.restored.keep_only({item.metadata.uid for item in await self.cri.sandboxes()})
 
     async def removed(self, container: str) -> None:

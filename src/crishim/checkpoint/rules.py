@@ -71,6 +71,12 @@ def target(table: str, *, interface: str, kept: Kept | None) -> str:
     )
 
 
+def sealed(table: str, *, interface: str) -> str:
+    """Put in place of a target's table, at one moment, one that lets nothing out either."""
+    text = source(table, interface=interface, lasting=True, kept=None)
+    return f"delete table netdev {table}\n{text}"
+
+
 def syn(table: str, *, interface: str, ports: Collection[int] | None) -> str:
     """Drop what would begin a TCP connection to the pod, and nothing else; for our life only.
 

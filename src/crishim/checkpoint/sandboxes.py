@@ -83,6 +83,11 @@ class Arrival:
             self._lifted = True
             await self._held.lift_node_hold(self._source)
 
+    async def seal(self) -> None:
+        """Let nothing of the pod out any more, because its restore is going to be undone."""
+        if self._begun and not self._over:
+            await self._hold.seal()
+
     async def release(self) -> None:
         """Let the connections go on."""
         if self._over or not self._begun:

@@ -126,6 +126,27 @@ class Cri:
         """Start a created container; no deadline but the caller's."""
         await self._runtime.StartContainer(api_pb2.StartContainerRequest(container_id=container))
 
+    async def end_container(self, container: ContainerId) -> None:
+        """Have a container's processes killed and wait for their end."""
+        await self._runtime.StopContainer(
+            api_pb2.StopContainerRequest(container_id=container, timeout=0), timeout=_TIMEOUT_S
+        )
+
+    async def sandbox_of(self, container: str) -> str:
+        """Return the sandbox of a container; "" if there is no such container."""
+        chosen = api_pb2.ContainerFilter(id=container)
+        answer = await self._runtime.ListContainers(
+            api_pb2.ListContainersRequest(filter=chosen), timeout=_TIMEOUT_S
+        )
+        return next((str(found.pod_sandbox_id) for found in answer.containers), "")
+
+    async def addresses(self, sandbox: str) -> tuple[str, ...]:
+        """Return the addresses that CNI gave a sandbox; none where the runtime tells none."""
+        request = api_pb2.PodSandboxStatusRequest(pod_sandbox_id=sandbox)
+        answer = await self._runtime.PodSandboxStatus(request, timeout=_TIMEOUT_S)
+        network = answer.status.network
+        return tuple(ip for ip in (network.ip, *(more.ip for more in network.additional_ips)) if ip)
+
     async def remove_container(self, container: ContainerId) -> None:
         """Remove a container that does not run."""
         await self._runtime.RemoveContainer(

@@ -18,11 +18,13 @@ know survive, because a request is passed on as the message that was read.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import grpc
 
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint.bodyrequest import body_request
@@ -31,11 +33,11 @@ from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.request import DumpRequest
 from crishim.checkpoint.restore import FINAL
 from crishim.checkpoint.wanted import read_manifest, refuse_foreign, wanted
-from crishim.errors import InvalidRequest, Precondition
+from crishim.errors import Busy, InvalidRequest, Precondition
 from crishim.ids import by_prefix, container_id, sandbox_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 
     from crishim.checkpoint.dumper import Dumper
     from crishim.checkpoint.held import Held
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from crishim.server.guard import Calls, Context
     from crishim.server.passthrough import Forwarder, Override, StreamOverride
 
+_log = logging.getLogger(__name__)
 _RUNTIME = "/runtime.v1.RuntimeService/"
 _ID_DIGITS = 64
 """Of a whole id of containerd's."""
@@ -134,7 +137,7 @@ class CriMethods:
                     created, asked.archive, asked.options, phases=Phases(timeout_s=self.timeout_s)
                 )
             except BaseException:
-                await asyncio.shield(self.cri.remove_container(created))
+                await _tried(self.cri.remove_container(created), f"container {created[:13]}")
                 raise
         return answer
 
@@ -142,7 +145,7 @@ class CriMethods:
         """Start a container, or restore it if a checkpoint waits for it."""
         request = api_pb2.StartContainerRequest.FromString(raw)
         if not self.restorer.waits(request.container_id):
-            await self._refuse_in_held(request.container_id)
+            await self._look_before_start(request.container_id)
             return await self._forward("StartContainer", raw, context)
         container = container_id(request.container_id)
         with self.calls.must_finish(f"restore of {container[:13]}"):
@@ -160,7 +163,7 @@ class CriMethods:
         request = api_pb2.RemoveContainerRequest.FromString(raw)
         async with self._leaving(request.container_id) as container:
             answer = await self._forward("RemoveContainer", raw, context)
-            await self.restorer.removed(container)
+            await _tried(self.restorer.removed(container), f"files of {container[:13]}")
             return answer
 
     @contextlib.asynccontextmanager
@@ -176,7 +179,7 @@ class CriMethods:
         await self.locks.recovered.wait(container)
         async with self.locks.leaving(container):
             if record := self.held.of_container(container):
-                await self.held.end(record.sandbox)
+                await _tried(self.held.end(record.sandbox), f"end of container {container[:13]}")
             yield container
 
     async def ExecSync(self, raw: bytes, context: Context) -> bytes:
@@ -220,7 +223,7 @@ class CriMethods:
         async with self._leaving_sandbox(request.pod_sandbox_id) as sandbox:
             answer = await self._forward("RemovePodSandbox", raw, context)
             self.held.sandbox_removed(sandbox)
-        await self.restorer.sweep()
+        self.calls.afterwards("clearing up", self.restorer.sweep())
         return answer
 
     @contextlib.asynccontextmanager
@@ -235,7 +238,7 @@ class CriMethods:
             sandbox = by_prefix(named, known) or named
         await self.locks.recovered.wait(sandbox)
         async with self.locks.whole(sandbox):
-            await to_the_end(self.sandboxes.stopping(sandbox))
+            await _tried(self.sandboxes.stopping(sandbox), f"address of sandbox {sandbox[:13]}")
             yield sandbox
 
     async def GetContainerEvents(self, raw: bytes, context: Context) -> AsyncGenerator[bytes, None]:
@@ -249,7 +252,7 @@ class CriMethods:
             yield message.SerializeToString()
 
     def _refuse_cut_off(self, sandbox: str) -> None:
-        """Refuse a container in the sandbox of a stopped one.
+        """Refuse a container in the sandbox of a stopped one, or of one that is about to be.
 
         That sandbox is cut off, and its address may be another pod's by now.
         """
@@ -258,15 +261,39 @@ class CriMethods:
                 "the pod's container was stopped by a checkpoint, and the pod is cut off",
                 hint="make a new pod",
             )
+        if self.locks.cut_off(sandbox):
+            raise Busy("a checkpoint is about to stop the pod's container and to cut the pod off")
 
-    async def _refuse_in_held(self, container: str) -> None:
-        """Refuse an ordinary start in a sandbox that is cut off; one with its address ends it."""
-        if self.held.sandboxes():
-            found = await self.cri.container(container)
-            self._refuse_cut_off(found.sandbox)
-            status = (await self.cri.sandbox(found.sandbox)).status.network
-            if record := self.held.of_addresses([status.ip]):
-                await self.held.give_up(record.sandbox, "CNI gave the address to another pod")
+    async def _look_before_start(self, container: str) -> None:
+        """Refuse an ordinary start in a sandbox that is cut off; one with its address ends it.
+
+        What cannot be found out is no reason to refuse: it is an ordinary container.
+        """
+        if not self.held.sandboxes() and not self.locks.any_cut_off:
+            return
+        try:
+            sandbox = await self.cri.sandbox_of(container)
+            self._refuse_cut_off(sandbox)
+            addresses = await self.cri.addresses(sandbox)
+        except grpc.aio.AioRpcError as error:
+            _log.debug("an ordinary start is not looked at: %s", error.details())
+            return
+        if record := self.held.of_addresses(addresses):
+            await _tried(
+                self.held.give_up(record.sandbox, "CNI gave the address to another pod"),
+                f"connections to {', '.join(addresses)}",
+            )
 
     async def _forward(self, method: str, request: bytes, context: Context) -> bytes:
         return await self.forwarder.forward(_RUNTIME + method, request, context)
+
+
+async def _tried(step: Coroutine[Any, Any, object], what: str) -> None:
+    """Do to its end what must not keep a call from containerd; a failure is logged.
+
+    What it was about stays on record, and is tried again later.
+    """
+    try:
+        await to_the_end(step)
+    except Exception as error:  # noqa: BLE001 - containerd is asked whatever happened here
+        _log.exception("%s: %s", what, error)

@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
@@ -48,6 +48,7 @@ class Calls:
         self._running = 0
         self._must_finish: list[str] = []
         self._at_stop: set[Callable[[], object]] = set()
+        self._afterwards: set[asyncio.Future[None]] = set()
         self._changed = asyncio.Event()
 
     @contextlib.contextmanager
@@ -80,6 +81,20 @@ class Calls:
         finally:
             self._must_finish.remove(what)
             self._changed.set()
+
+    def afterwards(self, what: str, work: Coroutine[Any, Any, object]) -> None:
+        """Do something once the caller has its answer; a failure of it is only logged."""
+
+        async def run() -> None:
+            try:
+                with self.must_finish(what):
+                    await work
+            except Exception as error:  # noqa: BLE001 - nobody is left to tell
+                _log.warning("%s: %s", what, error)
+
+        task = asyncio.ensure_future(run())
+        self._afterwards.add(task)
+        task.add_done_callback(self._afterwards.discard)
 
     @contextlib.contextmanager
     def ended_by_stop(self, end: Callable[[], object]) -> Iterator[None]:

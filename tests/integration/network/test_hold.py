@@ -149,6 +149,32 @@ async def test_connections_of_a_failed_restore_are_forgotten(network, address):
         assert resets.seen == []
 
 
+async def test_nothing_gets_out_behind_a_sealed_hold(network, address):
+    pod = network.pod(2)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    held = await hold.TargetHold.prepare(pod.path)
+    with (
+        pod.socket(family, socket.SOCK_STREAM) as listener,
+        network.client.socket(family, socket.SOCK_STREAM) as caller,
+    ):
+        listener.bind(("", 7001))
+        listener.listen()
+        caller.connect((address, 7001))
+        caller.settimeout(HELD_S)
+        connection, _ = listener.accept()
+        await held.close()
+        connection.send(b"gets out")
+        assert caller.recv(100) == b"gets out"
+        await held.seal()
+        connection.send(b"stays in")
+        with pytest.raises(TimeoutError):
+            caller.recv(100)
+        await held.abandon()
+        assert tables(pod.path) == []
+        caller.settimeout(5)
+        assert caller.recv(100) == b"stays in"
+
+
 def closing(pod):
     """Return the addresses of the pod's connections that are being ended."""
     thread = NetnsThread(pod.path)

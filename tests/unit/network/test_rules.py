@@ -25,6 +25,12 @@ def test_the_source_holds_both_ways_and_loopback_the_target_only_what_comes():
     assert "tcp flags & (fin | rst) != 0 drop" in target
 
 
+def test_a_sealed_target_is_exchanged_at_one_moment_and_holds_both_ways():
+    text = rules.sealed("t", interface="eth0")
+    assert text.startswith("delete table netdev t\n")
+    assert [text.count(word) for word in ("policy drop", "egress", "flags owner")] == [3, 1, 0]
+
+
 def test_only_a_passing_hold_ends_with_its_owner():
     for lasting in (True, False):
         text = rules.source("t", interface="eth0", lasting=lasting, kept=None)

@@ -1,0 +1,129 @@
+"""The soul of a restore: containerd starts a prepared container, whose wrapper restores it.
+
+From the moment that its processes may run there are two ways only. Either the restore is over, and
+then it goes forward whatever happens; or it failed, or somebody stops the pod, and then not a byte
+of it may have got out: its connections wait for another attempt, from the same archive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+
+from crishim.checkpoint import logs, pending
+from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.images import remove_images
+from crishim.checkpoint.settle import runs_after_all
+from crishim.errors import CrishimError, Precondition, ToolFailed
+from crishim.tools import logs as tool_logs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from crishim.checkpoint.locks import Operation
+    from crishim.checkpoint.restored import Restored
+    from crishim.checkpoint.sandboxes import Arrival
+    from crishim.containerd.cri import Cri
+    from crishim.ids import ContainerId
+    from crishim.paths import Paths
+
+_log = logging.getLogger(__name__)
+_OVER = "stats-restore"
+"""CRIU writes it as soon as it has let the processes go."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reviver:
+    """Starts containers that wait for their restore; one object serves the daemon."""
+
+    cri: Cri
+    paths: Paths
+    restored: Restored
+
+    async def run(
+        self, container: ContainerId, *, operation: Operation, arrival: Arrival | None
+    ) -> None:
+        """Start a container whose wrapper restores it; it runs when this returns.
+
+        Args: operation: if it is asked to end while CRIU is at work, the container is ended again
+            behind its hold. arrival: of its pod's address; None for a new one.
+        Raises: ToolFailed: CRIU's last errors; its log is kept. Precondition: it ended at once.
+            Busy: it was broken off.
+        """
+        operation.refuse_if_asked()
+        sealing: list[asyncio.Future[bool]] = []
+
+        def seal() -> None:
+            sealing.append(asyncio.ensure_future(self._seal(container, arrival)))
+
+        with operation.told(seal):
+            try:
+                await self._start(container)
+            finally:
+                broken_off = any(await asyncio.gather(*sealing))
+        if broken_off:
+            await self.cri.end_container(container)
+            operation.refuse_if_asked()
+
+    async def _seal(self, container: ContainerId, arrival: Arrival | None) -> bool:
+        """Let nothing of the pod out any more; return whether nothing had got out before."""
+        try:
+            if arrival is not None:
+                await arrival.seal()
+        except (CrishimError, OSError) as error:
+            _log.warning("the restore of %s cannot be broken off: %s", container[:13], error)
+            return False
+        return not (self.paths.restore(container) / "work" / _OVER).exists()
+
+    async def _start(self, container: ContainerId) -> None:
+        """Have the container started.
+
+        If containerd dies meanwhile, its shim goes on: what became of it is waited for.
+        """
+        directory = self.paths.restore(container)
+        log = directory / "work" / "restore.log"
+        for path in (log, directory / "work" / _OVER):
+            path.unlink(missing_ok=True)
+        try:
+            await self.cri.start_container(container)
+        except grpc.aio.AioRpcError as error:
+            if await runs_after_all(container, directory, cri=self.cri):
+                return
+            if not log.exists():
+                raise
+            raise await in_thread(self._failed, container, log, error) from error
+        if not (await self.cri.container(container)).running:
+            raise Precondition(
+                f"container {container[:13]} was restored and ended at once",
+                hint="its processes found something missing; see its log and exit code",
+            )
+
+    def _failed(self, container: ContainerId, log: Path, error: grpc.aio.AioRpcError) -> ToolFailed:
+        folder = self.paths.logs / f"restore-{container[:13]}"
+        logs.keep(log.parent, folder)
+        return ToolFailed(
+            "runc restore",
+            1,
+            details=tool_logs.criu_errors(log) or error.details() or "",
+            log_path=str(folder / log.name),
+        )
+
+    async def finish(self, container: ContainerId) -> None:
+        """Take a checkpoint as used up; its container runs, so a failure here is only logged."""
+        directory = self.paths.restore(container)
+
+        def finish() -> None:
+            plan = pending.read(directory)
+            if plan is not None and plan.once:
+                self.restored.mark(pod_uid=plan.pod_uid, container=plan.container_name)
+            pending.finish(directory)
+            remove_images(directory / "images")
+
+        try:
+            await in_thread(finish)
+        except (CrishimError, OSError) as error:
+            _log.error("container %s runs, but its images stay: %s", container[:13], error)

@@ -1,0 +1,219 @@
+"""Restores through CRI, the real flows behind a socket, in front of a fake containerd."""
+
+import asyncio
+
+import grpc
+import pytest
+
+from crishim._proto.runtime.v1 import api_pb2
+from crishim.checkpoint import address, heldrecord, neighbours
+from crishim.checkpoint.address import AddressRecord
+from crishim.ids import ContainerId, SandboxId
+from crishim.kernel.interface import InterfaceState
+from tests.unit.checkpoint.samples import held_record
+from tests.unit.server.flows import Node, serving_node
+
+
+@pytest.fixture
+async def node(tmp_path):
+    async with serving_node(tmp_path) as node:
+        yield node
+
+
+class Gate:
+    """Where a call to containerd waits until the test lets it go on."""
+
+    def __init__(self, node: Node, method: str) -> None:
+        self.reached, self.open = asyncio.Event(), asyncio.Event()
+        node.containerd.before[method] = self.wait
+
+    async def wait(self, request: object) -> None:
+        self.reached.set()
+        await self.open.wait()
+
+
+async def failure_of(call) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+async def no_sooner(call) -> asyncio.Future:
+    """Begin a call that has to wait."""
+    task = asyncio.ensure_future(call)
+    done, _ = await asyncio.wait([task], timeout=0.1)
+    assert not done, "it did not wait"
+    return task
+
+
+async def test_a_pod_that_names_a_checkpoint_is_restored_once(node) -> None:
+    node.archive()
+    pod = node.containerd.pod()
+    first = await node.create(pod, restore="saved")
+    await node.start(first)
+    assert node.containerd.revived == [first]
+    second = await node.create(pod, restore="saved", attempt=1)
+    await node.start(second)
+    assert node.containerd.cold == [second]
+
+
+async def test_a_pod_stopped_in_the_middle_of_a_restore_gets_nothing_of_it(node) -> None:
+    node.archive()
+    pod = node.containerd.pod()
+    container = await node.create(pod, restore="saved")
+    gate = Gate(node, "StartContainer")
+    starting = asyncio.ensure_future(node.start(container))
+    await gate.reached.wait()
+    stopping = await no_sooner(node.stop_pod(pod))
+    assert node.containerd.counts["StopPodSandbox"] == 0
+    gate.open.set()
+    await stopping
+    error = await failure_of(starting)
+    assert error.code() is grpc.StatusCode.ABORTED and "being stopped" in error.details()
+    assert node.containerd.running() == []
+    # It counts as not restored: the same archive is restored in the pod's next sandbox.
+    node.containerd.before.clear()
+    again = await node.create(node.containerd.pod(), restore="saved")
+    await node.start(again)
+    assert node.containerd.revived == [container, again]
+    assert node.containerd.cold == []
+
+
+async def test_a_restore_whose_processes_ran_already_is_over_before_the_stop(node) -> None:
+    node.archive()
+    pod = node.containerd.pod()
+    container = await node.create(pod, restore="saved")
+    gate = Gate(node, "StartContainer")
+    starting = asyncio.ensure_future(node.start(container))
+    await gate.reached.wait()
+    (node.paths.restores / container / "work" / "stats-restore").touch()
+    stopping = await no_sooner(node.stop_pod(pod))
+    gate.open.set()
+    await starting
+    await stopping
+    again = await node.create(node.containerd.pod(), restore="saved")
+    await node.start(again)
+    assert node.containerd.cold == [again]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["container", "pod"])
+async def test_a_restore_being_prepared_is_undone_for_a_stop(node, whole: bool) -> None:
+    node.archive()
+    pod = node.containerd.pod()
+    gate = Gate(node, "Snapshots/Mounts")
+    creating = asyncio.ensure_future(node.create(pod, restore="saved"))
+    await gate.reached.wait()
+    [container] = node.containerd.bodies
+    if whole:
+        stopping = asyncio.ensure_future(node.stop_pod(pod))
+    else:
+        request = api_pb2.StopContainerRequest(container_id=container[:12])
+        stopping = asyncio.ensure_future(node.cri.StopContainer(request))
+    async with asyncio.timeout(5):
+        assert (await failure_of(creating)).code() is grpc.StatusCode.ABORTED
+        await stopping
+    assert not node.containerd.bodies and not node.containerd.leases
+    assert node.state() == []
+
+
+async def test_a_stop_of_a_pod_reaches_containerd_whatever_fails_here(
+    node, monkeypatch, caplog
+) -> None:
+    async def fails(record: AddressRecord) -> None:
+        raise OSError("the kernel refuses")
+
+    monkeypatch.setattr(address, "put_back", fails)
+    pod = node.containerd.pod()
+    state = InterfaceState(name="eth0", mac="02:00:00:00:00:01", mtu_bytes=1500, addresses=())
+    record = AddressRecord(
+        sandbox=SandboxId(pod.id), netns="/x", own=state, preserved=state, host_device="b"
+    )
+    node.flows.sandboxes.remember(record)
+    await node.stop_pod(pod)
+    assert not node.containerd.pods[pod.id].ready
+    assert "the kernel refuses" in caplog.text
+    assert node.flows.sandboxes.sandboxes() == [pod.id]  # for the next attempt
+    await node.remove_pod(pod)
+    assert not node.containerd.pods
+
+
+async def test_removing_a_pod_asks_nothing_of_others(node) -> None:
+    node.archive()
+    mine, other = node.containerd.pod(), node.containerd.pod(uid="other")
+    container = await node.create(mine, restore="saved")
+    await node.create(other, restore="saved")
+    (node.paths.restores / "0stray").write_text("no directory")
+    await node.remove_pod(mine)
+    await node.relay.calls.until_finished()
+    assert not (node.paths.restores / container).exists()
+    assert len(list(node.paths.restores.iterdir())) == 2
+
+
+async def test_nothing_begins_in_a_pod_that_a_checkpoint_is_about_to_cut_off(node) -> None:
+    pod = node.containerd.pod()
+    source, other = [await node.create(pod, name=name) for name in ("source", "other")]
+    locks = node.flows.locks
+    with (
+        locks.hold(ContainerId(source), "checkpoint", sandbox=SandboxId(pod.id)) as dump,
+        locks.cutting_off(dump),
+    ):
+        assert (await failure_of(node.start(other))).code() is grpc.StatusCode.ABORTED
+        assert (await failure_of(node.create(pod))).code() is grpc.StatusCode.ABORTED
+        elsewhere = node.containerd.pod(uid="elsewhere")
+        await node.start(await node.create(elsewhere))
+    await node.start(other)
+
+
+@pytest.fixture
+async def held(node, monkeypatch):
+    """Connections of a stopped container that wait."""
+
+    async def loosen(addresses: object) -> None:
+        """Need no netlink."""
+
+    monkeypatch.setattr(neighbours, "loosen", loosen)
+    node.paths.held.mkdir(parents=True)
+    record = held_record(archive="/a.tar")
+    node.paths.held_sandbox(record.sandbox).write_bytes(heldrecord.encode(record))
+    node.flows.held.committed(record)
+    return record
+
+
+async def test_an_ordinary_start_needs_no_verbose_status_while_connections_wait(node, held) -> None:
+    pod = node.containerd.pod()
+    pod.verbose = False
+    container = await node.create(pod)
+    await node.start(container)
+
+    async def fails(request: object) -> None:
+        raise AssertionError("no answer")
+
+    node.containerd.before["ListContainers"] = fails
+    await node.start(await node.create(pod, attempt=1))
+    assert node.flows.held.sandboxes() == [held.sandbox]
+
+
+async def test_a_pod_of_two_stacks_that_gets_an_address_that_waits_ends_the_wait(
+    node, held, monkeypatch
+) -> None:
+    monkeypatch.setattr("crishim.kernel.packet.send_packets", lambda packets: None)
+    pod = node.containerd.pod(ip="fd00::9")
+    pod.more_ips = held.waiting
+    await node.start(await node.create(pod))
+    assert node.flows.held.of_addresses(held.waiting) is None
+
+
+async def test_calls_for_what_a_crash_has_left_wait_for_recovery(node) -> None:
+    node.archive()
+    pod = node.containerd.pod()
+    container = await node.create(pod, restore="saved")
+    node.flows.locks.recovered.expect([pod.id, container])
+    starting = await no_sooner(node.start(container))
+    stopping = await no_sooner(node.stop_pod(pod))
+    other = node.containerd.pod(uid="other")
+    await node.start(await node.create(other, restore="saved"))
+    await node.stop_pod(other)
+    assert len(node.containerd.revived) == 1
+    node.flows.locks.recovered.all_done()
+    await asyncio.gather(starting, stopping, return_exceptions=True)
+    assert not node.containerd.pods[pod.id].ready

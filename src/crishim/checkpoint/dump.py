@@ -133,8 +133,10 @@ class Dump:
                 undo.push_async_callback(self._release)
                 interfaces = await self._connections.prepare()
             with step("layer"):
-                layer = LayerDump(self._source.layer, writer)
-                await layer.first_pass(self._pids)
+                layer = LayerDump(
+                    self._source.layer, writer, pids=lambda: cgroup.processes(self._freezer)
+                )
+                await layer.first_pass()
             with step("blocks"):
                 await self._blocks(undo, writer)
             with step("guard"):

@@ -5,6 +5,13 @@ with what changed meanwhile, so that the last, during the pause, finds little. W
 been torn is remembered and written again by the next pass. The directory is hostile: its owner
 swaps files for links and devices while we walk, so each entry is opened as a path first (O_PATH),
 looked at, and only then read. All calls block; use them from a thread.
+
+A later pass finds a change by the file's ctime, so ctime must move with every change after the
+copy. Where it may not (`kernel/writeback`), the kernel is made to see to it before the copy. That
+costs a write-back, and few files need it: whoever had made a page of a mapping dirty before a pass
+began, and still had the mapping in that pass, had it when the pass began; and whoever did it
+since has moved the file's ctime since. So it is done for files that are mapped when the pass
+begins, and for those changed since.
 Source: kernel Documentation/filesystems/overlayfs.rst; OCI image-spec layer.md (whiteouts).
 """
 
@@ -22,11 +29,14 @@ from crishim.checkpoint.blocks import changed_extents, patched_digests
 from crishim.checkpoint.layer_write import LayerWriter, is_sparse
 from crishim.errors import DeadlineExceeded, Unsupported
 from crishim.kernel.atomic import storage_errors
+from crishim.kernel.mounts import fs_type_at
+from crishim.kernel.writeback import stores_move_times, writes_ended
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from crishim.kernel.mounts import Overlay
+    from crishim.kernel.procs import SharedMapping
 
 MEMBERS = ("rootfs-diff.tar", "rootfs-diff.2.tar", "rootfs-diff.3.tar")
 """Where an archive keeps what each pass has found, in the order in which they are applied."""
@@ -38,6 +48,7 @@ _CLOCK_TICK_NS = 20_000_000
 """File times come from a clock that may tick only every 10 ms: what was written within two ticks of
 being read may have been written again without a new time."""
 
+_IN_MEMORY = ("tmpfs", "ramfs")
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 
 _PATCH_BYTES_MIN = 8 << 20
@@ -67,11 +78,22 @@ def keeps_xattr(name: str) -> bool:
 class LayerCapture:
     """The capture of one upper directory; one object serves all passes.
 
-    Args: devices: whether device nodes and whiteouts are part of it.
+    Args: mapped: asked when a pass begins beside running processes: what do they have mapped?
+        devices: whether device nodes and whiteouts are part of it.
     """
 
-    def __init__(self, overlay: Overlay, *, devices: bool = True) -> None:
+    def __init__(
+        self,
+        overlay: Overlay,
+        *,
+        mapped: Callable[[], Collection[SharedMapping]] = tuple,
+        devices: bool = True,
+    ) -> None:
         self._overlay = overlay
+        self._find_mapped = mapped
+        self._mapped: set[int] = set()
+        self._since_ns = 0
+        self._every_file = False
         self._left_out = {stat.S_IFSOCK} if devices else {stat.S_IFSOCK, *_DEVICES}
         self._known: dict[str, dict[str, _Mark]] = {}
         self._root: _Mark | None = None
@@ -94,6 +116,7 @@ class LayerCapture:
             DeadlineExceeded: after `cancel`.
         """
         self._first = True
+        self._look_at_mappings()
         end, _ = self._pass(fd, offset)
         self._first = False
         return end
@@ -104,22 +127,19 @@ class LayerCapture:
         Returns: the offset behind the tar, or None if nothing changed.
         Raises: as `first_pass`.
         """
+        self._look_at_mappings()
         end, entries = self._pass(fd, offset)
         return end if entries else None
 
-    def last_pass(self, fd: int, offset: int, *, always: frozenset[str]) -> int | None:
+    def last_pass(self, fd: int, offset: int) -> int | None:
         """Write what changed since the pass before; the container must be paused.
 
-        Args: always: absolute paths, as the container sees them, of files that were mapped
-            writable and shared at an earlier pass or are now: writing to memory moves no time.
         Returns: the offset behind the tar, or None if nothing changed.
         Raises: as `first_pass`.
         """
-        for path in always:
-            with contextlib.suppress(OSError):
-                file = self._overlay.upper / path.lstrip("/")
-                self._redo.add(os.lstat(file).st_ino)
         self._last = True
+        # There stores into a mapping never move a time.
+        self._every_file = fs_type_at(self._overlay.upper) in _IN_MEMORY
         end, entries = self._pass(fd, offset)
         return end if entries else None
 
@@ -135,6 +155,16 @@ class LayerCapture:
     def cancel(self) -> None:
         """Make a running pass end soon with an error; safe from any thread."""
         self._cancelled.set()
+
+    def _look_at_mappings(self) -> None:
+        self._since_ns = time.time_ns() - _CLOCK_TICK_NS
+        self._mapped.clear()
+        for mapping in self._find_mapped():
+            # Of a file that was copied up the table has the number in the layer below.
+            self._mapped.add(mapping.inode)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                file = self._overlay.upper / mapping.path.lstrip("/")
+                self._mapped.add(os.lstat(file).st_ino)
 
     def _pass(self, fd: int, offset: int) -> tuple[int, int]:
         self._fd = fd
@@ -168,7 +198,7 @@ class LayerCapture:
             raise Unsupported(f"the writable layer is nested deeper than {_DEPTH_MAX} directories")
         known = {} if fresh else self._known.get(directory, {})
         found: dict[str, _Mark] = {}
-        due = self._due
+        due, every = self._due, self._every_file
         dir_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=path_fd)
         try:
             with os.scandir(dir_fd) as entries:
@@ -180,7 +210,7 @@ class LayerCapture:
                         continue
                     mark: _Mark | None = (status.st_ino, status.st_ctime_ns)
                     old = known.get(entry.name)
-                    changed = mark != old or status.st_ino in due
+                    changed = mark != old or status.st_ino in due or every
                     if changed or stat.S_ISDIR(status.st_mode):
                         path = f"{directory}/{entry.name}" if directory else entry.name
                         mark = self._visit(dir_fd, path, depth, old=old, changed=changed)
@@ -274,6 +304,8 @@ class LayerCapture:
         """Write a regular file; with `patch` only what changed, if its old content is known."""
         fd = os.open(f"/proc/self/fd/{path_fd}", _READ)
         try:
+            if not self._last:
+                self._watch(fd, status)
             digests = self._digests.pop(status.st_ino, None)
             # A patch has no way to say where a hole has come to be.
             if patch and digests is not None and not is_sparse(status):
@@ -294,6 +326,17 @@ class LayerCapture:
                 )
         finally:
             os.close(fd)
+
+    def _watch(self, fd: int, status: os.stat_result) -> None:
+        """See to it that what changes a file after `status` moves its time, or that it is due."""
+        writes_ended(fd)
+        recent = status.st_ctime_ns >= self._since_ns
+        if status.st_ino in self._mapped or (recent and status.st_size >= _PATCH_BYTES_MIN):
+            if not stores_move_times(fd):
+                self._redo.add(status.st_ino)
+        elif recent:
+            # To copy a small file again is quicker than to wait for a disk.
+            self._redo.add(status.st_ino)
 
     def _redo_if_recent(self, status: os.stat_result) -> None:
         if status.st_ctime_ns > time.time_ns() - _CLOCK_TICK_NS:

@@ -20,7 +20,7 @@ from crishim.kernel import procs
 
 if TYPE_CHECKING:
     import contextlib
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from crishim.checkpoint.archive import ArchiveWriter
     from crishim.checkpoint.workspace import Workspace
@@ -31,20 +31,21 @@ class LayerDump:
     """The layer of one container.
 
     Args: writer: nobody else may have an open member while a pass writes into it.
+        pids: finds the processes of the container.
     """
 
-    def __init__(self, overlay: Overlay, writer: ArchiveWriter) -> None:
+    def __init__(
+        self, overlay: Overlay, writer: ArchiveWriter, *, pids: Callable[[], Collection[int]]
+    ) -> None:
         self._overlay = overlay
-        self._capture = LayerCapture(overlay)
+        self._capture = LayerCapture(overlay, mapped=lambda: procs.shared_mappings(pids()))
         self._writer = writer
-        self._mapped: frozenset[str] = frozenset()
         self._changes = -1
         self._changes_end: int | None = None
         self.layer_bytes = 0
 
-    async def first_pass(self, pids: Collection[int]) -> None:
+    async def first_pass(self) -> None:
         """Copy everything; the processes run."""
-        self._mapped = await in_thread(procs.shared_mappings, pids)
 
         def copy() -> None:
             begin = self._writer.begin_member(MEMBERS[0])
@@ -68,9 +69,7 @@ class LayerDump:
 
         await in_thread(copy, cancel=self._capture.cancel, lane=Lane.BULK)
 
-    async def last_pass(
-        self, pids: Collection[int], workspace: Workspace, undo: contextlib.AsyncExitStack
-    ) -> None:
+    async def last_pass(self, workspace: Workspace, undo: contextlib.AsyncExitStack) -> None:
         """Copy what has changed since; the processes are frozen.
 
         Args: undo: closes the file that waits for `add`.
@@ -78,8 +77,7 @@ class LayerDump:
         self._changes = workspace.unnamed_file(undo)
 
         def copy() -> None:
-            always = self._mapped | procs.shared_mappings(pids)
-            self._changes_end = self._capture.last_pass(self._changes, 0, always=always)
+            self._changes_end = self._capture.last_pass(self._changes, 0)
 
         await in_thread(copy, cancel=self._capture.cancel, lane=Lane.PAUSE)
 

@@ -91,7 +91,7 @@ class MemoryDump:
 
     async def _layer(self, undo: contextlib.AsyncExitStack) -> None:
         await self.shared.copy(self.workspace, undo)
-        await self.layer.last_pass(self.pids, self.workspace, undo)
+        await self.layer.last_pass(self.workspace, undo)
         if not self.remaps:
             await in_thread(remaps.late, self.pids, lane=Lane.PAUSE)
 

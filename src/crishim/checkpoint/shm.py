@@ -64,7 +64,7 @@ class SharedMemoryDump:
             return
         capture = LayerCapture(_plain(self._directory), devices=False)
         self._fd = workspace.unnamed_file(undo)
-        await in_thread(capture.first_pass, self._fd, 0, cancel=capture.cancel, lane=Lane.PAUSE)
+        await in_thread(capture.last_pass, self._fd, 0, cancel=capture.cancel, lane=Lane.PAUSE)
 
     def add(self, writer: ArchiveWriter) -> None:
         """Put the copy into the archive; blocks."""

@@ -94,6 +94,13 @@ def mount_at(mounts: Iterable[Mount], mount_point: str) -> Mount | None:
     return found
 
 
+def fs_type_at(path: Path) -> str:
+    """Return the type of the file system that a path lies on; "" if no mount says so."""
+    number = os.stat(path).st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    return next((mount.fs_type for mount in read_mounts() if mount.device == device), "")
+
+
 def mounts_below(mounts: Iterable[Mount], directory: str) -> list[Mount]:
     """Return the mounts on a directory or anywhere below it.
 

@@ -22,7 +22,7 @@ _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _DELETED = " (deleted)"
 _DELETED_MAPPING = re.compile(rb"^(\S+) \S+ \S+ \S+ [1-9]\d* +(/.*) \(deleted\)$", re.MULTILINE)
 _WATCH = re.compile(r"^inotify wd:\S+ ino:(\S+) sdev:(\S+) ", re.MULTILINE)
-_SHARED_MAPPING = re.compile(rb"^\S+ .w.s \S+ \S+ \d+ +(/.*)$", re.MULTILINE)
+_SHARED_MAPPING = re.compile(rb"^\S+ ...s \S+ \S+ ([1-9]\d*) +(/.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,19 @@ class NamelessFile:
     pid: int
     path: str
     on_root: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SharedMapping:
+    """A file that a process has mapped shared.
+
+    Attributes:
+        inode: as the process's file system numbers it.
+        path: as the process sees it; it may have been removed since.
+    """
+
+    inode: int
+    path: str
 
 
 def parent(pid: int) -> int:
@@ -138,17 +151,20 @@ def memory_bytes(pids: Iterable[int]) -> int:
     return total
 
 
-def shared_mappings(pids: Iterable[int]) -> frozenset[str]:
-    """Return the files that processes have mapped shared and writable, as they see their paths.
+def shared_mappings(pids: Iterable[int]) -> frozenset[SharedMapping]:
+    """Return the files that processes have mapped shared, writable now or not.
 
     A write through such a mapping need not touch the file's times.
     """
-    found: set[str] = set()
+    found: set[SharedMapping] = set()
     for pid in pids:
         with contextlib.suppress(OSError):
             maps = Path(f"/proc/{pid}/maps").read_bytes()
-            found.update(os.fsdecode(path) for path in _SHARED_MAPPING.findall(maps))
-    return frozenset(path for path in found if not path.endswith(_DELETED))
+            found.update(
+                SharedMapping(int(inode), os.fsdecode(path))
+                for inode, path in _SHARED_MAPPING.findall(maps)
+            )
+    return frozenset(found)
 
 
 def nameless_files(pids: Iterable[int]) -> list[NamelessFile]:

@@ -4,13 +4,14 @@ import os
 import shutil
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.layer import MEMBERS, LayerCapture
 from crishim.checkpoint.layer_apply import apply_layer
 from crishim.checkpoint.reader import ArchiveReader
+from crishim.kernel.procs import SharedMapping
 from tests.integration.layer.conftest import OverlayRoot
 from tests.integration.layer.walker import view
 from tests.unit.checkpoint.samples import manifest
@@ -30,10 +31,15 @@ def travel(
     before: Change,
     between: Change = nothing,
     later: Change = nothing,
-    always: frozenset[str] = frozenset(),
+    mapped: Callable[[], Collection[SharedMapping]] = tuple,
+    at_the_end: Callable[[], object] = tuple,
 ) -> tuple[dict[str, dict[str, object]], dict[str, dict[str, object]]]:
-    """Capture `source`, apply it to `target`, return both merged views."""
-    capture = LayerCapture(source.overlay)
+    """Capture `source`, apply it to `target`, return both merged views.
+
+    Args: mapped: asked for shared mappings when a pass begins.
+        at_the_end: called before `source` is unmounted.
+    """
+    capture = LayerCapture(source.overlay, mapped=mapped)
     with source.mounted() as root, ArchiveWriter.create(archive) as writer:
         before(root)
         writer.end_member(capture.first_pass(writer.fd, writer.begin_member(MEMBERS[0])))
@@ -45,10 +51,11 @@ def travel(
             writer.end_member(end)
         later(root)
         with open(archive.with_suffix(".last"), "w+b") as last:
-            if capture.last_pass(last.fileno(), 0, always=always) is not None:
+            if capture.last_pass(last.fileno(), 0) is not None:
                 writer.add_file(MEMBERS[2], last.fileno())
         writer.commit(manifest())
         expected = view(root)
+        at_the_end()
     with ArchiveReader.open(archive, trusted_owner=False) as reader:
         reader.verify()
         apply_layer(reader, target.overlay, device_allowed=lambda *_: True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 import uuid
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tests.e2e import nodes
+from tests.e2e.waiting import StillWaiting, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,18 +55,24 @@ class Pod:
 
     def wait(self, condition: str, *, within_s: float = READY_WITHIN_S) -> Pod:
         """Wait as `kubectl wait --for` does, for example for condition=Ready."""
-        self.cluster.kubectl(
-            "wait", f"pod/{self.name}", f"--for={condition}", f"--timeout={within_s}s"
-        )
+        words = ("wait", f"pod/{self.name}", f"--for={condition}", f"--timeout={within_s}s")
+        try:
+            self.cluster.kubectl(*words)
+        except nodes.CommandFailed as failed:
+            if "timed out waiting" in failed.stderr:
+                raise StillWaiting(f"{condition}: {self.get()['status']}") from failed
+            raise
         return self
 
     def wait_restarts(self, count: int, *, within_s: float = READY_WITHIN_S) -> dict:
         """Wait until the kubelet has started the container again so often; return its status."""
-        end = time.monotonic() + within_s
-        while (status := self.container()).get("restartCount", 0) < count or not status["ready"]:
-            assert time.monotonic() < end, f"{self.name}: {status}"
-            time.sleep(0.3)
-        return status
+
+        def started_again() -> bool:
+            status = self.container()
+            return status.get("restartCount", 0) >= count and status["ready"]
+
+        eventually(started_again, within_s=within_s, what=self.container, every_s=0.3)
+        return self.container()
 
     def logs(self, *options: str) -> list[str]:
         """Return the lines of a container's log."""
@@ -94,15 +100,27 @@ class Pod:
 
     def memory_bytes(self, *, within_s: float = READY_WITHIN_S) -> int:
         """Return the memory that the kubelet's statistics say the container uses, once they do."""
-        end = time.monotonic() + within_s
         path = f"/api/v1/nodes/{self.node.name}/proxy/stats/summary"
-        while time.monotonic() < end:
+
+        def used() -> int:
             pods = json.loads(self.cluster.kubectl("get", "--raw", path))["pods"]
             found = [pod for pod in pods if pod["podRef"]["name"] == self.name]
-            if found and (used := found[0]["containers"][0]["memory"].get("workingSetBytes")):
-                return used
-            time.sleep(1)
-        raise AssertionError(f"{self.name}: no statistics")
+            return found[0]["containers"][0]["memory"].get("workingSetBytes", 0) if found else 0
+
+        return eventually(used, within_s=within_s, what=f"{self.name}: no statistics", every_s=1)
+
+    def probes(self, result: str = "successful") -> int:
+        """Return how many probes of the pod the kubelet has counted with that result."""
+        counted = self.cluster.lab("kubelet-api", self.node.name, "GET", "/metrics/probes")
+        wanted = (f'pod="{self.name}"', f'result="{result}"', "prober_probe_total")
+        lines = [line for line in counted.splitlines() if all(word in line for word in wanted)]
+        return sum(int(float(line.split()[-1])) for line in lines)
+
+    def wait_probes(self, more: int, *, within_s: float = READY_WITHIN_S) -> None:
+        """Wait until the kubelet has probed the pod with success so many times more."""
+        before = self.probes()
+        what = f"{self.name}: no more probes"
+        eventually(lambda: self.probes() >= before + more, within_s=within_s, what=what)
 
     def events(self, reason: str) -> list[str]:
         """Return the messages of the pod's events of one kind, such as Unhealthy."""
@@ -112,11 +130,9 @@ class Pod:
 
     def wait_event(self, reason: str, *, within_s: float = READY_WITHIN_S) -> str:
         """Wait for an event of one kind; return its message."""
-        end = time.monotonic() + within_s
-        while not (messages := self.events(reason)):
-            assert time.monotonic() < end, f"{self.name}: no event {reason}"
-            time.sleep(0.3)
-        return messages[-1]
+        what = f"{self.name}: no event {reason}"
+        events = eventually(lambda: self.events(reason), within_s=within_s, what=what, every_s=0.3)
+        return events[-1]
 
     def delete(self) -> None:
         """Delete the pod and wait until the kubelet has ended it."""

@@ -8,7 +8,6 @@ the logs of the node are put into one folder per test under test-logs/.
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +16,14 @@ import pytest
 
 from tests.e2e import cluster as kubernetes
 from tests.e2e import leaks, nodes
+from tests.e2e.second_chance import SecondChance, folder_name
 
 LOGS = nodes.ROOT / "test-logs"
 ARCHIVE_DUMPS = ("tar", "-C", "/var/lib/crishim", "-cf", "-", "logs")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(SecondChance(LOGS))
 
 
 def lab_options() -> list[str]:
@@ -98,7 +102,7 @@ def pytest_runtest_makereport(item, call):
 
 def keep_logs(name: str, node: str, env: dict[str, str]) -> None:
     """Copy what a node of the lab logged, and dumps that failed, into the test's folder."""
-    folder = LOGS / re.sub(r"[^\w.-]+", "_", name)
+    folder = LOGS / folder_name(name)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {f"{node}.log": ["logs", node]}
     if node != "control":

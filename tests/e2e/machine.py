@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 import uuid
 from pathlib import Path
 
 from lab.oci import Image, write_archive, write_layer
 from tests.e2e import nodes
+from tests.e2e.waiting import eventually
 
 TIMEOUT_S = 280
 USER_IMAGE = "crishim.test/workload-user:1"
@@ -65,10 +65,12 @@ class Machine(nodes.Node):
 
     def wait_for(self, unit: str, state: str = "active", *, within_s: float = TIMEOUT_S) -> None:
         """Wait until a unit is in that state; fail if it does not get there."""
-        end = time.monotonic() + within_s
-        while (now := self.show(unit, "ActiveState")) != [state]:
-            assert time.monotonic() < end, f"{unit} is {now}"
-            time.sleep(1)
+        eventually(
+            lambda: self.show(unit, "ActiveState") == [state],
+            within_s=within_s,
+            what=lambda: f"{unit} is {self.show(unit, 'ActiveState')}",
+            every_s=1,
+        )
 
     def wait_listening(self, address: str) -> None:
         """Wait until a workload has filled its memory and answers."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 
 from tests.e2e import nodes
+from tests.e2e.waiting import eventually as eventually
 
 ARCHIVE = "/var/lib/crishim/test.tar"
 
@@ -37,14 +36,6 @@ def assert_unharmed(report: dict) -> None:
     assert report["errors"] == [], report
     assert report["wire"] == [], report
     assert report["counted"] == report["answered"], report
-
-
-def eventually(condition: Callable[[], bool], *, within_s: float = 20) -> None:
-    """Wait until something is so; fail if it does not become so."""
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, f"still not so after {within_s} s"
-        time.sleep(0.1)
 
 
 def times_sent_again(address: str) -> int:

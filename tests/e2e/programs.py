@@ -7,10 +7,10 @@ elsewhere, and not for what a test of the ordinary is about: that is `tests/work
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 from tests.e2e import nodes
+from tests.e2e.waiting import eventually
 
 IMAGE = "crishim.test/host:1"
 _USR = {"container_path": "/usr", "host_path": "/usr", "readonly": True}
@@ -33,10 +33,11 @@ def run(pod: nodes.Pod, code: str, *, mounts: tuple[dict, ...] = (), **config: o
         IMAGE, command=["python3", "-uc", source], mounts=[_USR, *mounts], **config
     )
     pod.node.crictl("start", container)
-    end = time.monotonic() + 30
-    while "ready" not in pod.node.crictl("logs", container):
-        assert time.monotonic() < end, pod.node.crictl("logs", container)
-        time.sleep(0.1)
+
+    def says() -> str:
+        return pod.node.crictl("logs", container)
+
+    eventually(lambda: "ready" in says(), within_s=30, what=says)
     return container
 
 

@@ -259,7 +259,7 @@ def test_half_closed_connections(node):
         assert report["errors"] == []
         assert report["wire"] == []
     sent = reports["hush"]["answered"]
-    eventually(lambda: nodes.ask(address, "hushed") == f"hushed {sent}")
+    eventually(lambda: nodes.ask(address, "hushed") == f"hushed {sent}", outcome=True)
 
 
 def test_connections_that_wait_to_be_accepted(node):
@@ -328,7 +328,7 @@ def test_one_container_while_another_goes_on(node):
         checkpoint(node, dumped)
         node.exec("rm", ARCHIVE)
         seen = chatted(address)
-        eventually(lambda seen=seen: chatted(address) > seen + 50)
+        eventually(lambda seen=seen: chatted(address) > seen + 50, outcome=True)
         other.wait_answers(50)
     assert_unharmed(other.close())
 

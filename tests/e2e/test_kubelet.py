@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
 from tests.e2e import nodes
+from tests.e2e.waiting import eventually
 
 COUNT = ("sh", "-c", "n=0; while :; do n=$((n+1)); echo line $n; sleep 0.1; done")
 SERVE = ("httpd", "-f", "-p", "8080", "-h", "/etc")
@@ -51,7 +51,7 @@ def test_probes_of_all_kinds_succeed(cluster):
         readinessProbe={"exec": {"command": ["test", "-e", "/etc/passwd"]}, **EVERY_SECOND},
         livenessProbe={"httpGet": get, **EVERY_SECOND},
     ).wait("condition=Ready")
-    time.sleep(3)  # three rounds of probes
+    pod.wait_probes(6)
     assert pod.container()["ready"]
     assert pod.container()["restartCount"] == 0
 
@@ -79,9 +79,9 @@ def test_checkpoint_endpoint_writes_an_archive_and_the_pod_goes_on(cluster):
     entries = {name.rstrip("/") for name in pod.node.exec("tar", "-tf", archive).splitlines()}
     assert {"spec.dump", "config.dump", "checkpoint/inventory.img"} <= entries
     seen = len(pod.logs())
-    time.sleep(2)  # two rounds of probes
+    pod.wait_probes(2)
+    eventually(lambda: len(pod.logs()) > seen)
     lines = pod.logs()
-    assert len(lines) > seen
     assert lines == [f"line {number}" for number in range(1, len(lines) + 1)]
     assert pod.container()["restartCount"] == 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 import uuid
 
 import pytest
@@ -240,7 +239,7 @@ def test_realistic_pod_goes_on(cluster, volumes, name):
     assert pod.ask("read /scratch/left").startswith("error")  # a new pod's emptyDir is empty
     assert pod.ask("write /scratch/new x") == "ok"
     assert pod.ask("write /tmp/new x").startswith("error")  # its root is read-only still
-    time.sleep(2)  # two rounds of probes
+    pod.wait_probes(4)
     assert pod.events("Unhealthy") == []
     assert pod.container()["restartCount"] == 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 
 import pytest
@@ -127,7 +126,9 @@ def test_stopped_container_is_held_until_its_pod_is_deleted(cluster, name):
     client = nodes.Client(address, env=ENVIRONMENT)
     client.wait_answers(50)
     source.crishim_checkpoint(name, "--stop")
-    time.sleep(3)  # the kubelet would start an ended container again at once
+    # The kubelet starts an ended container again at once: meanwhile it has done so with another's.
+    ends = cluster.pod("true", spec={"nodeName": source.node.name})
+    eventually(lambda: ends.container().get("restartCount", 0) > 0, within_s=60)
     assert "running" in source.container()["state"]
     assert source.container()["restartCount"] == 0
     source.delete()
@@ -151,7 +152,7 @@ def test_probes_do_not_fail_because_of_dumps(cluster):
     )
     for _ in range(3):
         pod.checkpoint()
-    time.sleep(2)  # two more rounds of probes
+    pod.wait_probes(4)
     assert [why for why in pod.events("Unhealthy") if not why.startswith("Startup")] == []
     assert pod.container()["restartCount"] == 0
     assert pod.ask("count 4") == "count 4 4"

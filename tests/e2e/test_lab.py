@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.nodes import LAB
+from tests.e2e.waiting import eventually
 
 NAME = "selftest"
 ENVIRONMENT = {**os.environ, "CRISHIM_LAB_NAME": NAME}
@@ -91,10 +91,9 @@ class TestExec:
             assert running.stdout is not None
             assert running.stdout.readline() == b"ready\n"
             running.kill()
-        deadline = time.monotonic() + 20
-        while in_node("pgrep", "-f", "sleep 4321", "-r", "S,R,D", ok=False).returncode == 0:
-            assert time.monotonic() < deadline, "the command outlived its exec"
-            time.sleep(0.1)
+        look = ("pgrep", "-f", "sleep 4321", "-r", "S,R,D")
+        outlived = "the command outlived its exec"
+        eventually(lambda: in_node(*look, ok=False).returncode, what=outlived, outcome=True)
 
 
 @pytest.mark.usefixtures("node_up")
@@ -127,10 +126,8 @@ def test_an_image_can_be_removed_and_pulled_again(tmp_path):
 @pytest.mark.usefixtures("node_up")
 def test_a_killed_service_comes_back_and_a_stopped_one_stays_away():
     in_node("service", "containerd", "kill")
-    deadline = time.monotonic() + 30
-    while in_node("service", "containerd", "status", ok=False).returncode != 0:
-        assert time.monotonic() < deadline, "containerd did not come back"
-        time.sleep(0.1)
+    status = ("service", "containerd", "status")
+    eventually(lambda: in_node(*status, ok=False).returncode == 0, within_s=30, what="containerd")
     in_node("service", "containerd", "stop")
     assert in_node("service", "containerd", "status", ok=False).returncode == 3
     in_node("service", "containerd", "start")

@@ -129,7 +129,7 @@ def test_crishim_killed_in_the_dump(scene, phase):
     if not scene.node.sh(f"ls {ARCHIVE} 2>/dev/null || true"):
         scene.source_goes_on()
         return
-    eventually(lambda: scene.state(scene.source) == "CONTAINER_EXITED")
+    eventually(lambda: scene.state(scene.source) == "CONTAINER_EXITED", outcome=True)
     if scene.state(scene.target) != "CONTAINER_RUNNING":
         scene.target_never_starts()
         scene.pod.remove()

@@ -3,12 +3,11 @@
 import contextlib
 import json
 import subprocess
-import time
-from collections.abc import Callable
 
 import pytest
 
 from tests.e2e import nodes
+from tests.e2e.waiting import eventually
 
 PROBE = ("/opt/crishim/bin/python", "-B", "/src/tests/e2e/relay_probe.py")
 SOCKET = "/run/crishim/crishim.sock"
@@ -100,7 +99,7 @@ def test_crishim_waits_for_containerd(services: nodes.Node) -> None:
     log = services.exec("tail", "-n", "20", "/var/log/crishim.log")
     assert "containerd does not answer at /run/containerd/containerd.sock; waiting for it" in log
     services.exec("service", "containerd", "start")
-    wait_for(lambda: works(services))
+    eventually(lambda: works(services))
 
 
 def works(node: nodes.Node) -> bool:
@@ -130,7 +129,7 @@ def test_sigterm_lets_a_running_exec_end(services: nodes.Node) -> None:
     with subprocess.Popen(
         [*argv, "sh", "-c", script], stdout=subprocess.PIPE, text=True
     ) as running:
-        wait_for(lambda: services.crictl("exec", "-s", container, "ls", "/").count("begun"))
+        eventually(lambda: services.crictl("exec", "-s", container, "ls", "/").count("begun"))
         services.exec("service", "crishim", "stop")
         output, _ = running.communicate(timeout=30)
     assert output.split() == ["done"]
@@ -164,9 +163,3 @@ def test_killed_crishim_comes_back_and_containers_go_on(services: nodes.Node) ->
     services.exec("service", "crishim", "start")  # waits until it is ready
     assert services.crictl("ps", "-q").split() == [container]
     assert int(nodes.ask(pod.address, "count 2").split()[2]) == before + 1
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Wait until `condition` holds; the test's own time-out ends a wait in vain."""
-    while not condition():
-        time.sleep(0.05)

@@ -128,7 +128,7 @@ def assert_exec(revived: Revived) -> None:
 def test_its_own_exit_code_is_known(revived):
     """One that ends by itself is reported with its exit code, and is not started again."""
     nodes.ask(revived.address, "exit 7")
-    eventually(lambda: revived.status()["state"] == "CONTAINER_EXITED")
+    eventually(lambda: revived.status()["state"] == "CONTAINER_EXITED", outcome=True)
     assert (revived.status()["exitCode"], revived.status()["reason"]) == (7, "Error")
     with pytest.raises(nodes.CommandFailed):
         revived.node.crictl("start", revived.container)

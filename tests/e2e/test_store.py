@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
@@ -19,10 +18,7 @@ def pinned(node: nodes.Node) -> bool:
 
 def wait_pinned(node: nodes.Node, wanted: bool) -> None:
     """Wait until containerd's CRI has taken notice of a change of labels."""
-    end = time.monotonic() + 10
-    while pinned(node) is not wanted:
-        assert time.monotonic() < end, f"pinned is not {wanted}"
-        time.sleep(0.1)
+    eventually(lambda: pinned(node) is wanted, within_s=10, what=f"pinned is not {wanted}")
 
 
 def stored(node: nodes.Node) -> dict[str, dict]:
@@ -128,7 +124,7 @@ def test_a_checkpoint_stays_while_connections_wait_for_it(node: nodes.Node) -> N
     eventually(lambda: times_sent_again(pod.address) > 0)
     assert node.exec("crishim", "rm", "--force", "first") == "first\n"
     assert stored(node) == {}
-    eventually(lambda: client.report()["errors"] != [])
+    eventually(lambda: client.report()["errors"] != [], outcome=True)
     assert "reset" in client.close()["errors"][0]
 
 

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import subprocess
-import time
 
 import pytest
 
@@ -20,6 +19,7 @@ from lab.up import prepare
 from tests.e2e import nodes
 from tests.e2e.conftest import LOGS
 from tests.e2e.machine import TIMEOUT_S, USER_IMAGE, Client, Machine
+from tests.e2e.waiting import eventually
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 ARCHIVE = "/var/lib/crishim/test.tar"
@@ -103,16 +103,15 @@ def test_the_service_says_when_it_is_ready(machine):
 def test_a_daemon_that_hangs_is_started_again(machine):
     """The watchdog is fed while the daemon turns, and ends it when it does not."""
     before = machine.show("crishim", "WatchdogTimestampMonotonic", "NRestarts", "MainPID")
-    end = time.monotonic() + 120
-    while machine.show("crishim", "WatchdogTimestampMonotonic") == before[:1]:
-        assert time.monotonic() < end, "the watchdog is not fed"
-        time.sleep(1)
-    assert machine.show("crishim", "NRestarts") == before[1:2]
+
+    def shown(name: str) -> list[str]:
+        return machine.show("crishim", name)
+
+    fed = "WatchdogTimestampMonotonic"
+    eventually(lambda: shown(fed) != before[:1], within_s=120, what="the watchdog is not fed")
+    assert shown("NRestarts") == before[1:2]
     machine.exec("kill", "-STOP", before[2])
-    end = time.monotonic() + TIMEOUT_S
-    while machine.show("crishim", "NRestarts") == before[1:2]:
-        assert time.monotonic() < end, "systemd does not start it again"
-        time.sleep(1)
+    eventually(lambda: shown("NRestarts") != before[1:2], within_s=TIMEOUT_S, what="a restart")
     machine.wait_for("crishim")
     assert machine.show("crishim", "MainPID") != before[2:]
     assert "RuntimeName:  containerd" in machine.crictl("version")

@@ -39,7 +39,7 @@ def test_waiting_ends_after_the_configured_time(impatient, pod_stays):
     pod, address, client = stopped(impatient)
     if not pod_stays:
         pod.remove()
-    eventually(lambda: client.report()["errors"] != [])
+    eventually(lambda: client.report()["errors"] != [], outcome=True)
     assert "reset" in client.close()["errors"][0]
     log = impatient.sh("cat /var/log/crishim.log")
     assert f"connections to {address} are let go: nobody restored them within 2 s" in log

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from crishim.errors import CrishimError, InvalidRequest
 from crishim.ids import checkpoint_name
 from crishim.kernel import atomic, tree
+from crishim.kernel.files import is_there
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -49,8 +50,11 @@ class Restored:
             error.hint = "; ".join(text for text in (error.hint, _COLD) if text)
 
     def before(self, *, pod_uid: str, container: str) -> bool:
-        """Return whether a restore of that container of that pod succeeded or was given up."""
-        return self._path(pod_uid, container).exists()
+        """Return whether a restore of that container of that pod succeeded or was given up.
+
+        Raises: OSError: nobody can tell; a second restore would put the pod back into its past.
+        """
+        return is_there(self._path(pod_uid, container))
 
     def keep_only(self, pod_uids: Collection[str]) -> None:
         """Drop the marks of all pods but these."""

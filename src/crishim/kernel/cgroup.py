@@ -21,16 +21,24 @@ _POLL_S = 0.0005
 def processes(directory: Path) -> list[int]:
     """Return the ids of all processes in a cgroup and below it, in no order.
 
-    A cgroup that vanishes while it is read has no processes.
+    A cgroup that vanishes while it is read has no processes; those of a threaded one are listed by
+    the cgroup above it.
+    Raises: OSError: one cannot be read for another reason, and nobody knows what it has.
     """
     found: list[int] = []
-    for path, _, _ in os.walk(directory):
+    for path, _, _ in os.walk(directory, onerror=_refuse_unreadable):
         try:
             text = Path(path, "cgroup.procs").read_text(encoding="ascii")
-        except OSError:
+        except OSError as error:
+            _refuse_unreadable(error)
             continue
         found += [int(line) for line in text.split()]
     return found
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+        raise error
 
 
 def freeze(directory: Path, *, timeout_s: float) -> None:

@@ -1,0 +1,76 @@
+"""What cannot be looked into is not taken for empty: a refusal that rests on it would be missed."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crishim.errors import Precondition
+from crishim.kernel import cgroup, procs
+
+
+@pytest.fixture
+def process():
+    """A process with a socket and a mapping of its own."""
+    code = "import socket; s = socket.socket(); print('ready', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        child.stdout.readline()
+        yield child.pid
+        child.stdin.close()
+
+
+@pytest.fixture
+def no_descriptors():
+    """Nothing can be opened any more, as on a daemon that has too much open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = [os.open("/dev/null", os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used[0] + 1, hard))
+    while True:
+        try:
+            used.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            break
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for fd in used:
+        os.close(fd)
+
+
+def test_sockets_are_found(process):
+    assert procs.open_files([process]).sockets
+
+
+LOOKS = (
+    procs.open_files,
+    procs.shared_mappings,
+    procs.nameless_files,
+    procs.memory_bytes,
+    procs.system_v_memory,
+)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_process_that_is_gone_counts_as_nothing(look):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert not getattr(look([child.pid]), "sockets", look([child.pid]))
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_process_that_cannot_be_looked_into_is_an_error(look, process, no_descriptors):
+    with pytest.raises(Precondition, match=f"cannot look into process {process}"):
+        look([process])
+
+
+def test_a_cgroup_that_cannot_be_read_is_not_an_empty_one(tmp_path, no_descriptors):
+    with pytest.raises(OSError, match="Too many open files"):
+        cgroup.processes(tmp_path)
+
+
+def test_a_cgroup_that_is_gone_has_no_processes(tmp_path):
+    assert cgroup.processes(Path(tmp_path, "gone")) == []

@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     image.add_argument("name")
     image.add_argument("directory", type=Path)
     image.add_argument("--user", default="", help="user that containers run as")
+    image.add_argument("--volume", action="append", default=[], help="place of a volume (VOLUME)")
     go = verbs.add_parser("go", help="build a Go program with the lab's compiler: go DIR OUT")
     go.add_argument("directory", type=Path)
     go.add_argument("out", type=Path)
@@ -96,12 +97,15 @@ def _dispatch(arguments: argparse.Namespace, settings: Settings) -> int:
         case "net":
             exec_in_lab_net(settings, arguments.command)
         case "image":
-            command, user = arguments.command, arguments.user
-            say(
-                make_image(
-                    settings, arguments.name, arguments.directory, command=command, user=user
-                )
+            reference = make_image(
+                settings,
+                arguments.name,
+                arguments.directory,
+                command=arguments.command,
+                user=arguments.user,
+                volumes=arguments.volume,
             )
+            say(reference)
         case "go":
             machine.install_missing_tools()
             build_program(settings.cache, arguments.directory, arguments.out)

@@ -37,7 +37,13 @@ def _offer_in_registry(settings: Settings, node: str, archive: Path, name: str) 
 
 
 def make_image(
-    settings: Settings, name: str, directory: Path, *, command: Sequence[str], user: str = ""
+    settings: Settings,
+    name: str,
+    directory: Path,
+    *,
+    command: Sequence[str],
+    user: str = "",
+    volumes: Sequence[str] = (),
 ) -> str:
     """Make an image of a directory, import it on all nodes, return its full reference.
 
@@ -54,7 +60,13 @@ def make_image(
     work.mkdir(parents=True)
     try:
         layer = write_layer(directory, work / "layer.tar")
-        image = Image(reference=reference, layers=(layer,), command=tuple(command), user=user)
+        image = Image(
+            reference=reference,
+            layers=(layer,),
+            command=tuple(command),
+            user=user,
+            volumes=tuple(volumes),
+        )
         with (work / "image.tar").open("wb") as target:
             write_archive([image], target)
         for node in nodes:

@@ -54,6 +54,7 @@ class Image:
     user: str = ""
     env: tuple[str, ...] = field(default=("PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",))
     labels: tuple[tuple[str, str], ...] = ()
+    volumes: tuple[str, ...] = ()
 
 
 def normalized_reference(name: str) -> str:
@@ -135,6 +136,8 @@ def _manifest(image: Image) -> tuple[Blob, tuple[Blob, Blob]]:
         run["User"] = image.user
     if image.labels:
         run["Labels"] = dict(image.labels)
+    if image.volumes:
+        run["Volumes"] = {place: {} for place in image.volumes}
     machine = platform.machine()
     config = {
         "architecture": ARCHITECTURES.get(machine, machine),

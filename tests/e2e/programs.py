@@ -13,24 +13,33 @@ from tests.e2e import nodes
 from tests.e2e.waiting import eventually
 
 IMAGE = "crishim.test/host:1"
-_USR = {"container_path": "/usr", "host_path": "/usr", "readonly": True}
+IMAGE_WITH_VOLUME = "crishim.test/host-volume:1"
+USR = {"container_path": "/usr", "host_path": "/usr", "readonly": True}
 _WAIT = "\nprint('ready')\nwhile True: time.sleep(1)"
 
 
-def make_image(directory: Path) -> None:
-    """Give the image to the nodes."""
-    for name in ("usr", "tmp", "etc"):
-        (directory / name).mkdir()
-    for name in ("bin", "lib", "lib64"):
-        (directory / name).symlink_to(f"usr/{name}")
-    nodes.lab("image", IMAGE, str(directory), "--", "/bin/sh")
+def make_image(directory: Path, *, name: str = IMAGE, volumes: tuple[str, ...] = ()) -> None:
+    """Give the image to the nodes; `directory` may hold more that is to be in it."""
+    for part in ("usr", "tmp", "etc"):
+        (directory / part).mkdir()
+    for part in ("bin", "lib", "lib64"):
+        (directory / part).symlink_to(f"usr/{part}")
+    options = [word for place in volumes for word in ("--volume", place)]
+    nodes.lab("image", name, str(directory), *options, "--", "/bin/sh")
 
 
-def run(pod: nodes.Pod, code: str, *, mounts: tuple[dict, ...] = (), **config: object) -> str:
+def run(
+    pod: nodes.Pod,
+    code: str,
+    *,
+    image: str = IMAGE,
+    mounts: tuple[dict, ...] = (),
+    **config: object,
+) -> str:
     """Run Python code in a new container and wait until it has got through; returns its id."""
     source = f"import ctypes, os, socket, time\n{code}{_WAIT}"
     container = pod.create(
-        IMAGE, command=["python3", "-uc", source], mounts=[_USR, *mounts], **config
+        image, command=["python3", "-uc", source], mounts=[USR, *mounts], **config
     )
     pod.node.crictl("start", container)
 

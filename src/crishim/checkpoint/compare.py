@@ -7,9 +7,10 @@ is missing at once.
 from __future__ import annotations
 
 import platform
+import posixpath
 from typing import TYPE_CHECKING, Any
 
-from crishim.checkpoint import describe
+from crishim.checkpoint import describe, volumes
 from crishim.errors import Precondition, Unsupported
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def check(created: Container, manifest: Manifest, archive: Path) -> None:
         )
     _features(manifest)
     _mounts(created, manifest, archive)
+    _image_volumes(created, manifest, archive)
 
 
 def allowed_devices(spec: dict[str, Any]) -> Callable[[bool, int, int], bool]:
@@ -85,5 +87,28 @@ def _mounts(created: Container, manifest: Manifest, archive: Path) -> None:
     if missing:
         raise Precondition(
             f"the container lacks mounts that {archive} needs: {', '.join(missing)}",
+            hint="give it the same volume mounts as the source had",
+        )
+
+
+def _image_volumes(created: Container, manifest: Manifest, archive: Path) -> None:
+    """Refuse where what the source had in a volume would be nowhere, or be written over another's.
+
+    A volume of the image is the container's own: an archive's fits into no volume of the pod, and
+    what the pod had at that place is not what containerd has just put there from the image.
+    """
+    own = {volume.destination for volume in volumes.of_container(created.spec, created.id)}
+    brought = set(manifest.image_volumes)
+    if missing := sorted(brought - own):
+        raise Precondition(
+            f"{archive} holds volumes of the image that the container has not: "
+            f"{', '.join(missing)}",
+            hint="restore it with the same image, and without volumes of the pod at these places",
+        )
+    had = {posixpath.normpath(mount.destination) for mount in manifest.bind_mounts}
+    if lacking := sorted((had & own) - brought):
+        raise Precondition(
+            f"{archive} does not hold what its container had at {', '.join(lacking)}, and the new "
+            "one has nothing there but its image's own volume",
             hint="give it the same volume mounts as the source had",
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crishim.checkpoint import manifest as manifests
+from crishim.checkpoint import volumes
 from crishim.tools import criu
 from crishim.tools import runc as runcs
 
@@ -76,6 +77,10 @@ def manifest(source: Source, used: Tools, facts: Facts) -> manifests.Manifest:
             criu=asdict(facts.criu),
         ),
         losses=facts.losses,
+        image_volumes=tuple(
+            volume.destination
+            for volume in volumes.of_container(source.container.spec, source.container.id)
+        ),
     )
 
 

@@ -40,11 +40,11 @@ from crishim.checkpoint.connections import SourceConnections
 from crishim.checkpoint.flow import in_thread, made_in_thread
 from crishim.checkpoint.guardian import Guardian
 from crishim.checkpoint.lanes import Lane
-from crishim.checkpoint.layerdump import LayerDump
 from crishim.checkpoint.memory import MemoryDump
 from crishim.checkpoint.request import DumpResult
 from crishim.checkpoint.shm import SharedMemoryDump
 from crishim.checkpoint.trail import Trail
+from crishim.checkpoint.volumes import OwnFilesDump
 from crishim.checkpoint.workspace import Workspace
 from crishim.kernel import cgroup, process, procs
 from crishim.tools import criu
@@ -133,8 +133,8 @@ class Dump:
                 undo.push_async_callback(self._release)
                 interfaces = await self._connections.prepare()
             with step("layer"):
-                layer = LayerDump(
-                    self._source.layer, writer, pids=lambda: cgroup.processes(self._freezer)
+                layer = OwnFilesDump(
+                    self._source, writer, pids=lambda: cgroup.processes(self._freezer)
                 )
                 await layer.first_pass()
             with step("blocks"):
@@ -248,7 +248,7 @@ class Dump:
             self._source, self._connections.hold, interfaces, archive=self._target, inode=inode
         )
 
-    async def _changes(self, writer: ArchiveWriter, layer: LayerDump) -> None:
+    async def _changes(self, writer: ArchiveWriter, layer: OwnFilesDump) -> None:
         """Catch up with the layer; what this takes of the archive's blocks is made anew."""
         await layer.catch_up()
         await in_thread(writer.prepare, self._expected_bytes, lane=Lane.BULK)
@@ -274,7 +274,7 @@ class Dump:
         self,
         undo: contextlib.AsyncExitStack,
         writer: ArchiveWriter,
-        layer: LayerDump,
+        layer: OwnFilesDump,
         facts: runcs.RuncFacts,
     ) -> None:
         memory = MemoryDump(
@@ -290,7 +290,7 @@ class Dump:
         )
         self._image_bytes, self._log_bytes = await memory.run(facts, undo)
 
-    def _add_entries(self, writer: ArchiveWriter, layer: LayerDump, frozen_at_ns: int) -> None:
+    def _add_entries(self, writer: ArchiveWriter, layer: OwnFilesDump, frozen_at_ns: int) -> None:
         timers.rearm(self._workspace.images)
         self._image_bytes += writer.add_images(self._workspace.images)
         layer.add()
@@ -306,7 +306,7 @@ class Dump:
     def _manifest(
         self,
         tools: describe.Tools,
-        layer: LayerDump,
+        layer: OwnFilesDump,
         frozen_at_ns: int,
         interfaces: tuple[InterfaceState, ...],
     ) -> Manifest:

@@ -33,6 +33,7 @@ from crishim.kernel.tree import open_dir_at, remove_tree_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from crishim.checkpoint.reader import ArchiveReader
 
@@ -58,6 +59,18 @@ def overlay_of_snapshot(mounts: Sequence[tuple[str, str, Sequence[str]]]) -> Ove
             hint="use containerd's overlayfs snapshotter",
         )
     return overlay_from_options(mounts[0][2])
+
+
+def plain_overlay(directory: Path) -> Overlay:
+    """Return a directory as the upper one of an overlay that hides nothing."""
+    return Overlay(
+        upper=directory,
+        work=directory,
+        lower=(),
+        user_xattr=False,
+        metacopy=False,
+        redirect_dir=False,
+    )
 
 
 def apply_layer(

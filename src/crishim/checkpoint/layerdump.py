@@ -28,17 +28,36 @@ if TYPE_CHECKING:
 
 
 class LayerDump:
-    """The layer of one container.
+    """The layer of one container, or another directory that is its own.
 
-    Args: writer: nobody else may have an open member while a pass writes into it.
+    Args:
+        writer: nobody else may have an open member while a pass writes into it.
         pids: finds the processes of the container.
+        members: where the archive keeps what each pass has found.
+        place: where the container has it; "" for its root.
     """
 
     def __init__(
-        self, overlay: Overlay, writer: ArchiveWriter, *, pids: Callable[[], Collection[int]]
+        self,
+        overlay: Overlay,
+        writer: ArchiveWriter,
+        *,
+        pids: Callable[[], Collection[int]],
+        members: tuple[str, str, str] = MEMBERS,
+        place: str = "",
     ) -> None:
         self._overlay = overlay
-        self._capture = LayerCapture(overlay, mapped=lambda: procs.shared_mappings(pids()))
+        self._members = members
+
+        def mapped() -> list[procs.SharedMapping]:
+            found = procs.shared_mappings(pids())
+            return [
+                procs.SharedMapping(mapping.inode, mapping.path.removeprefix(place))
+                for mapping in found
+                if mapping.path.startswith(f"{place}/")
+            ]
+
+        self._capture = LayerCapture(overlay, mapped=mapped)
         self._writer = writer
         self._changes = -1
         self._changes_end: int | None = None
@@ -48,7 +67,7 @@ class LayerDump:
         """Copy everything; the processes run."""
 
         def copy() -> None:
-            begin = self._writer.begin_member(MEMBERS[0])
+            begin = self._writer.begin_member(self._members[0])
             end = self._capture.first_pass(self._writer.fd, begin)
             self._writer.end_member(end)
             self.layer_bytes += end - begin
@@ -59,7 +78,7 @@ class LayerDump:
         """Copy what has changed since; the processes run."""
 
         def copy() -> None:
-            begin = self._writer.begin_member(MEMBERS[1])
+            begin = self._writer.begin_member(self._members[1])
             end = self._capture.catch_up(self._writer.fd, begin)
             if end is None:
                 self._writer.drop_member()
@@ -110,4 +129,4 @@ class LayerDump:
     def add(self) -> None:
         """Put into the archive what the last pass has found; blocks."""
         if self._changes_end is not None:
-            self.layer_bytes += self._writer.add_file(MEMBERS[2], self._changes)
+            self.layer_bytes += self._writer.add_file(self._members[2], self._changes)

@@ -16,7 +16,10 @@ from crishim.checkpoint.digest import digest_bytes
 from crishim.errors import Corrupt, Precondition
 
 NAME = "crishim.json"
-VERSION = 1
+VERSION = 2
+"""The newest version that is read. What an older reader would leave out in silence makes a manifest
+one of a newer version, and nothing else does: 2 holds volumes of the image."""
+
 BYTES_MAX = 32 << 20
 _FORMAT = "crishim-checkpoint"
 
@@ -117,6 +120,8 @@ class Manifest:
     Attributes:
         interfaces: the pod's network interfaces, in the JSON form of their own type.
         losses: what the dump could not keep; none in archives of crishim 0.1.
+        image_volumes: destinations of the image's volumes whose content is in the archive; none in
+            archives of crishim 0.1. See `volumes`.
     """
 
     created_at_ns: int
@@ -128,6 +133,7 @@ class Manifest:
     statistics: Statistics
     entries: tuple[Entry, ...] = ()
     losses: tuple[lost.Loss, ...] = ()
+    image_volumes: tuple[str, ...] = ()
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -135,7 +141,7 @@ def encode(manifest: Manifest) -> bytes:
     body = asdict(manifest)
     document = {
         "format": _FORMAT,
-        "version": VERSION,
+        "version": 2 if manifest.image_volumes else 1,
         "digest": digest_bytes(_canonical(body)),
         "manifest": body,
     }
@@ -151,9 +157,9 @@ def decode(data: bytes) -> Manifest:
     if document.text("format") != _FORMAT:
         raise Corrupt(f"{NAME} is not a manifest of ours")
     version = document.whole("version")
-    if version != VERSION:
+    if not 1 <= version <= VERSION:
         raise Precondition(
-            f"the checkpoint has format version {version}, this crishim reads {VERSION}",
+            f"the checkpoint has format version {version}, this crishim reads 1 to {VERSION}",
             hint="restore it with a newer crishim",
         )
     body = document.section("manifest")
@@ -177,6 +183,7 @@ def _manifest(body: strictjson.Reader) -> Manifest:
         statistics=_statistics(body.section("statistics")),
         entries=tuple(_entry(item) for item in body.sections("entries")),
         losses=lost.decode(body.sections("losses")) if body.has("losses") else (),
+        image_volumes=body.texts("image_volumes") if body.has("image_volumes") else (),
     )
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import contextlib
 
     from crishim.checkpoint.archive import ArchiveWriter
-    from crishim.checkpoint.layerdump import LayerDump
     from crishim.checkpoint.resolve import Source
     from crishim.checkpoint.shm import SharedMemoryDump
     from crishim.checkpoint.trail import Trail
+    from crishim.checkpoint.volumes import OwnFilesDump
     from crishim.checkpoint.workspace import Workspace
 
 _SPARE_FIFOS = 8
@@ -45,7 +45,7 @@ class MemoryDump:
     source: Source
     workspace: Workspace
     writer: ArchiveWriter
-    layer: LayerDump
+    layer: OwnFilesDump
     shared: SharedMemoryDump
     pids: list[int]
     tcp: str

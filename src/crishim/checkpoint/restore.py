@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import body, compare, logs, pending, pids, shm
+from crishim.checkpoint import body, compare, logs, pending, pids, shm, volumes
 from crishim.checkpoint.flow import in_thread, made_in_thread, to_the_end, unbroken
 from crishim.checkpoint.images import ImageDirectories, remove_images
 from crishim.checkpoint.lanes import Lane
@@ -171,14 +171,21 @@ class Restorer:
     ) -> None:
         """Write an archive's layer into the snapshot of a container that has no task yet.
 
-        And its shared memory into the pod's.
+        And the volumes of its image into the container's own, and shared memory into the pod's.
         """
         mounts = await self.records.mounts(
             snapshotter=created.snapshotter, key=created.snapshot_key
         )
         overlay = overlay_of_snapshot([(m.type, m.source, m.options) for m in mounts])
         allowed = compare.allowed_devices(created.spec)
-        await in_thread(lambda: apply_layer(archive, overlay, device_allowed=allowed), lane=lane)
+        own = volumes.of_container(created.spec, created.id)
+
+        def write() -> None:
+            apply_layer(archive, overlay, device_allowed=allowed)
+            destinations = archive.manifest().image_volumes
+            volumes.apply(archive, destinations, own, device_allowed=allowed)
+
+        await in_thread(write, lane=lane)
         if shm.MEMBER in archive.members:
             others = await self.cri.containers(created.sandbox)
             shared = any(other.state == api_pb2.CONTAINER_RUNNING for other in others)

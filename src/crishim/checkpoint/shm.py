@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.layer import LayerCapture
-from crishim.checkpoint.layer_apply import apply_members
-from crishim.kernel.mounts import Overlay
+from crishim.checkpoint.layer_apply import apply_members, plain_overlay
 
 if TYPE_CHECKING:
     import contextlib
@@ -62,7 +61,7 @@ class SharedMemoryDump:
             os.listdir, self._directory, lane=Lane.PAUSE
         ):
             return
-        capture = LayerCapture(_plain(self._directory), devices=False)
+        capture = LayerCapture(plain_overlay(self._directory), devices=False)
         self._fd = workspace.unnamed_file(undo)
         await in_thread(capture.last_pass, self._fd, 0, cancel=capture.cancel, lane=Lane.PAUSE)
 
@@ -80,12 +79,9 @@ def apply(archive: ArchiveReader, spec: dict[str, Any], *, shared: bool) -> None
     """
     if (target := directory(spec)) is not None:
         apply_members(
-            archive, _plain(target), (MEMBER,), device_allowed=lambda *_: False, keep=shared
+            archive,
+            plain_overlay(target),
+            (MEMBER,),
+            device_allowed=lambda *_: False,
+            keep=shared,
         )
-
-
-def _plain(path: Path) -> Overlay:
-    """Return a directory as the upper one of an overlay that hides nothing."""
-    return Overlay(
-        upper=path, work=path, lower=(), user_xattr=False, metacopy=False, redirect_dir=False
-    )

@@ -6,9 +6,11 @@ found again while the archive's blocks are written, still before the pause.
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING
 
+from crishim.checkpoint import volumes
 from crishim.errors import NoSpace
 from crishim.kernel import procs
 from crishim.kernel.atomic import storage_errors
@@ -34,7 +36,9 @@ def check(source: Source, pids: list[int], target: Path) -> None:
     if source.log is not None and source.log.exists():
         needed_bytes += source.log.stat().st_size
     # Adding up a large layer takes a while: no longer than until the answer is known.
-    for file_bytes in _file_sizes(source.layer.upper):
+    own = volumes.of_container(source.container.spec, source.container.id)
+    directories = [source.layer.upper, *(volume.directory for volume in own)]
+    for file_bytes in itertools.chain.from_iterable(map(_file_sizes, directories)):
         needed_bytes += file_bytes
         if needed_bytes > free_bytes:
             break

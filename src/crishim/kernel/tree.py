@@ -81,6 +81,15 @@ def remove_tree_at(dir_fd: int, name: str) -> None:
             os.close(fd)
 
 
+def remove_content(dir_fd: int) -> None:
+    """Remove all that is in an open directory.
+
+    Raises: as `remove_tree_at`.
+    """
+    while (below := _remove_files(dir_fd)) is not None:
+        remove_tree_at(dir_fd, below)
+
+
 def open_dir_at(dir_fd: int, name: str) -> int:
     """Open a directory of an open directory, on the same mount and not through a link.
 

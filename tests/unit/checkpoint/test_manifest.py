@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 
 import pytest
@@ -20,6 +21,14 @@ def test_a_manifest_comes_back():
     assert manifests.decode(manifests.encode(manifest())) == manifest()
 
 
+def test_volumes_of_the_image_are_for_readers_that_know_them():
+    """A reader that leaves them out would restore an empty database."""
+    made = dataclasses.replace(manifest(), image_volumes=("/data",))
+    assert json.loads(manifests.encode(made))["version"] == 2
+    assert manifests.decode(manifests.encode(made)) == made
+    assert json.loads(manifests.encode(manifest()))["version"] == 1
+
+
 def test_a_changed_value_is_noticed():
     data = manifests.encode(manifest()).replace(b"10.1.2.3", b"10.1.2.4")
     with pytest.raises(Corrupt, match="digest"):
@@ -28,8 +37,8 @@ def test_a_changed_value_is_noticed():
 
 def test_a_newer_version_is_one_clear_refusal():
     document = json.loads(manifests.encode(manifest()))
-    document["version"] = 2
-    with pytest.raises(Precondition, match="format version 2"):
+    document["version"] = 3
+    with pytest.raises(Precondition, match="format version 3"):
         manifests.decode(json.dumps(document).encode())
 
 

@@ -128,7 +128,11 @@ def test_a_process_whose_limits_are_out_of_reach_is_named(monkeypatch: pytest.Mo
 
 
 def source(layer: Path, log: Path | None = None) -> SimpleNamespace:
-    return SimpleNamespace(layer=SimpleNamespace(upper=layer), log=log)
+    return SimpleNamespace(
+        layer=SimpleNamespace(upper=layer),
+        log=log,
+        container=SimpleNamespace(id="c1", spec={}),
+    )
 
 
 @pytest.fixture

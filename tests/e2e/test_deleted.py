@@ -3,14 +3,14 @@
 import contextlib
 
 from tests.e2e import leaks, nodes
-from tests.e2e.moves import ARCHIVE, assert_unharmed, checkpoint
+from tests.e2e.moves import ARCHIVE, assert_unharmed, checkpoint, eventually
 
 MEMORY_MB = "800"
 # Run on the node: starts CONTAINER, and once CRIU is at it deletes its POD.
 DELETE_IN_RESTORE = """
 import os, subprocess, sys, time
 container, pod = sys.argv[1:]
-log = f"/var/lib/crishim/restores/{container}/work/restore.log"
+log = os.path.join("/var/lib/crishim/restores", container, "work", "restore.log")
 start = subprocess.Popen(["crictl", "start", container], stdout=subprocess.PIPE,
                          stderr=subprocess.STDOUT, text=True)
 while not os.path.exists(log):
@@ -24,10 +24,19 @@ print(start.wait(), start.stdout.read())
 """
 
 
+def listens(address: str) -> bool:
+    """Whether the program has filled its memory."""
+    try:
+        return bool(nodes.ask(address, "sum"))
+    except nodes.CommandFailed:
+        return False
+
+
 def test_a_pod_deleted_in_the_middle_of_a_restore(node):
     pod = node.pod()
     address = pod.address
     container = pod.run("-memory-mb", MEMORY_MB)
+    eventually(lambda: listens(address))
     digest = nodes.ask(address, "sum")
     client = nodes.Client(address)
     client.wait_answers(30)

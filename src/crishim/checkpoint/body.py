@@ -2,28 +2,34 @@
 
 containerd cannot change the runtime options of a container's record, so the record is deleted and
 created again with other options. Between the two a crash would lose the container, hence: its full
-record is on disk before it is deleted, its snapshot is under a lease that expires by itself, and
-`recover` creates a record that a crash has left missing.
+record is on disk before it is deleted, and until containerd has it again; its snapshot is under a
+lease that expires by itself, and `recover` creates a record that was left missing.
 """
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 import grpc
 
 from crishim._proto.containerd.services.containers.v1 import containers_pb2
 from crishim.checkpoint import resolve
+from crishim.checkpoint.flow import in_thread
+from crishim.ids import ContainerId
 from crishim.kernel import atomic
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from crishim.containerd.records import Records
-    from crishim.ids import ContainerId
 
+_log = logging.getLogger(__name__)
 _LEASE_LIFETIME_S = 3600.0
+_RUNTIME_BACK_S = 30.0
+_POLL_S = 0.1
+_RECORD = "record"
 _OPTIONS_URL = "containerd.runc.v1.Options"
 
 
@@ -31,10 +37,9 @@ async def exchange(container: ContainerId, *, records: Records, wrapper: Path) -
     """Make `wrapper` the runtime binary of a container that was created and not started.
 
     Args: wrapper: absolute path in the container's restore directory.
-    On failure: the record is as it was. It must not be cancelled between the two; a crash there is
-        mended by `recover`.
+    On failure: the record is as it was; where containerd does not take it back, it stays on disk
+        for `recover`. It must not be cancelled between the two.
     """
-    directory = wrapper.parent
     record = await records.container(container)
     options = resolve.runtime_options(record)
     options.binary_name = str(wrapper)
@@ -42,39 +47,67 @@ async def exchange(container: ContainerId, *, records: Records, wrapper: Path) -
     changed.CopyFrom(record)
     changed.runtime.options.type_url = _OPTIONS_URL
     changed.runtime.options.value = options.SerializeToString()
-    lease = f"crishim-{container}"
-    with contextlib.suppress(grpc.aio.AioRpcError):
-        await records.unlease(lease)  # of an attempt that a crash has ended
+    await _unlease(container, records)  # of an attempt that a crash has ended
     await records.lease_snapshot(
-        lease, snapshotter=record.snapshotter, key=record.snapshot_key, lifetime_s=_LEASE_LIFETIME_S
+        _lease(container),
+        snapshotter=record.snapshotter,
+        key=record.snapshot_key,
+        lifetime_s=_LEASE_LIFETIME_S,
     )
-    atomic.write_file(directory / "record", changed.SerializeToString(), mode=0o600)
-    await records.delete_container(container)
+    saved = wrapper.parent / _RECORD
+    await in_thread(lambda: atomic.write_file(saved, changed.SerializeToString(), mode=0o600))
     try:
-        await records.create_container(changed)
+        await records.delete_container(container)
+        await _create(changed, records)
     except BaseException:
-        await records.create_container(record)
+        # It may be deleted although containerd has refused or has not answered.
+        await _create(record, records)
+        await _forget(saved, container, records)
         raise
-    finally:
-        (directory / "record").unlink()
-        await records.unlease(lease)
+    await _forget(saved, container, records)
 
 
 async def recover(directory: Path, *, records: Records) -> None:
     """Create the record that an interrupted exchange has left deleted, if there is one."""
-    path = directory / "record"
+    saved = directory / _RECORD
     try:
-        saved = containers_pb2.Container.FromString(path.read_bytes())
+        record = containers_pb2.Container.FromString(await in_thread(saved.read_bytes))
     except FileNotFoundError:
         return
+    await _create(record, records)
+    await _forget(saved, ContainerId(record.id), records)
+
+
+async def _create(record: containers_pb2.Container, records: Records) -> None:
+    """Create a record; one that is there is fine, and a containerd that starts again is awaited."""
+    tries = int(_RUNTIME_BACK_S / _POLL_S)
+    while True:
+        try:
+            await records.create_container(record)
+            return
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+                return
+            tries -= 1
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or tries == 0:
+                raise
+        await asyncio.sleep(_POLL_S)
+
+
+async def _forget(saved: Path, container: ContainerId, records: Records) -> None:
+    """Take an exchange as over: containerd has the record."""
+    await in_thread(saved.unlink)
+    await _unlease(container, records)
+
+
+async def _unlease(container: ContainerId, records: Records) -> None:
+    """Delete the lease of an exchange; one that stays expires by itself."""
     try:
-        await records.create_container(saved)
+        await records.unlease(_lease(container))
     except grpc.aio.AioRpcError as error:
-        if error.code() != grpc.StatusCode.ALREADY_EXISTS:
-            raise
-    path.unlink()
-    try:
-        await records.unlease(f"crishim-{saved.id}")
-    except grpc.aio.AioRpcError as error:
-        if error.code() != grpc.StatusCode.NOT_FOUND:
-            raise
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            _log.warning("the lease of container %s stays: %s", container[:13], error.details())
+
+
+def _lease(container: ContainerId) -> str:
+    return f"crishim-{container}"

@@ -203,8 +203,15 @@ class Restorer:
         return undo
 
     async def _undo_preparation(self, container: ContainerId) -> None:
-        await body.recover(self.paths.restore(container), records=self.records)
-        await self.removed(container)
+        """Leave nothing that could be restored; what cannot be put back now stays for `sweep`."""
+        directory = self.paths.restore(container)
+        try:
+            if directory.exists():
+                await in_thread(pending.finish, directory)
+                await body.recover(directory, records=self.records)
+                await self.removed(container)
+        except Exception:  # noqa: BLE001 - the caller is told of the failure that it is undone for
+            _log.exception("what was prepared for container %s stays", container[:13])
 
     def waits(self, container: str) -> ContainerId | None:
         """Return the full id of a container whose start is to be a restore; None otherwise."""
@@ -273,18 +280,27 @@ class Restorer:
         for path in directories:
             if path.name not in left and not self.locks.busy(path.name):
                 try:
-                    await self.removed(path.name)
-                except (CrishimError, OSError) as error:
+                    await self._sweep(path)
+                except (CrishimError, OSError, grpc.aio.AioRpcError) as error:
                     # One that cannot be cleared up must not keep the others.
                     _log.warning("%s stays: %s", path, error)
         self.restored.keep_only({item.metadata.uid for item in await self.cri.sandboxes()})
+
+    async def _sweep(self, directory: Path) -> None:
+        """Clear up after a container that CRI does not know, unless containerd has its record.
+
+        One whose record an exchange left missing comes back when containerd starts again.
+        """
+        await body.recover(directory, records=self.records)
+        if not await self.records.exists(ContainerId(directory.name)):
+            await self.removed(directory.name)
 
     async def removed(self, container: str) -> None:
         """Clear up after a container that is gone; nothing to do for others."""
         found = by_prefix(container, (path.name for path in self.paths.restores.glob("*")))
         if found is not None:
             directory = self.paths.restores / found
-            pending.finish(directory)
+            await in_thread(pending.finish, directory, lane=Lane.PAUSE)
             await in_thread(remove_images, directory / "images", lane=Lane.PAUSE)
             await in_thread(tree.remove_tree, directory, lane=Lane.PAUSE)
 

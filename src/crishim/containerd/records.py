@@ -14,13 +14,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import grpc
+
 from crishim._proto.containerd.services.containers.v1 import containers_pb2, containers_pb2_grpc
 from crishim._proto.containerd.services.leases.v1 import leases_pb2, leases_pb2_grpc
 from crishim._proto.containerd.services.snapshots.v1 import snapshots_pb2, snapshots_pb2_grpc
 
 if TYPE_CHECKING:
-    import grpc.aio
-
     from crishim.ids import ContainerId, SandboxId
 
 _TIMEOUT_S = 30.0
@@ -54,6 +54,16 @@ class Records:
         answer = await self._call(self._containers.Get, request)
         record: containers_pb2.Container = answer.container
         return record
+
+    async def exists(self, container: ContainerId) -> bool:
+        """Return whether there is a record of a container."""
+        try:
+            await self.container(container)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return False
+        return True
 
     async def delete_container(self, container: ContainerId) -> None:
         """Delete the record only; the snapshot and a task stay."""

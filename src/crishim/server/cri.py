@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from crishim.checkpoint.wanted import Wanted
     from crishim.containerd.cri import Cri
     from crishim.containerd.images import Images
+    from crishim.ids import ContainerId
     from crishim.server.guard import Calls, Context
     from crishim.server.passthrough import Forwarder, Override, StreamOverride
 
@@ -137,9 +138,13 @@ class CriMethods:
                     created, asked.archive, asked.options, phases=Phases(timeout_s=self.timeout_s)
                 )
             except BaseException:
-                await _tried(self.cri.remove_container(created), f"container {created[:13]}")
+                await _tried(self._give_body_up(created), f"container {created[:13]}")
                 raise
         return answer
+
+    async def _give_body_up(self, created: ContainerId) -> None:
+        await self.cri.remove_container(created)
+        await self.restorer.removed(created)
 
     async def StartContainer(self, raw: bytes, context: Context) -> bytes:
         """Start a container, or restore it if a checkpoint waits for it."""

@@ -8,8 +8,11 @@ import pytest
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint import address, heldrecord, neighbours
 from crishim.checkpoint.address import AddressRecord
+from crishim.checkpoint.phases import Phases
+from crishim.checkpoint.restore import RestoreOptions
 from crishim.ids import ContainerId, SandboxId
 from crishim.kernel.interface import InterfaceState
+from tests.fakes.containerd import Refused
 from tests.unit.checkpoint.samples import held_record
 from tests.unit.server.flows import Node, serving_node
 
@@ -217,3 +220,54 @@ async def test_calls_for_what_a_crash_has_left_wait_for_recovery(node) -> None:
     node.flows.locks.recovered.all_done()
     await asyncio.gather(starting, stopping, return_exceptions=True)
     assert not node.containerd.pods[pod.id].ready
+
+
+def refusing(code: grpc.StatusCode, times: int):
+    """Return what lets the first calls of a method fail."""
+    left = [times]
+
+    async def refuse(request: object) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise Refused(code, "containerd ends")
+
+    return refuse
+
+
+async def test_a_containerd_that_restarts_between_delete_and_create_is_awaited(node) -> None:
+    node.archive()
+    node.containerd.before["Containers/Create"] = refusing(grpc.StatusCode.UNAVAILABLE, 2)
+    container = await node.create(node.containerd.pod(), restore="saved")
+    await node.start(container)
+    assert node.containerd.revived == [container]
+    assert not node.containerd.leases
+
+
+async def test_a_record_that_containerd_does_not_take_back_is_kept_until_it_does(node) -> None:
+    archive = node.archive()
+    container = ContainerId(await node.create(node.containerd.pod()))
+    options = RestoreOptions()
+    node.containerd.before["Containers/Create"] = refusing(grpc.StatusCode.INTERNAL, 1000)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await node.flows.restorer.prepare(container, archive, options, phases=Phases())
+    assert container not in node.containerd.records
+    body = node.containerd.bodies.pop(container)  # a containerd that starts again does not know it
+    await node.flows.restorer.sweep()
+    assert (node.paths.restores / container / "record").exists()
+    node.containerd.before.clear()
+    await node.flows.restorer.sweep()
+    assert container in node.containerd.records and not node.containerd.leases
+    node.containerd.bodies[container] = body
+    assert (await failure_of(node.start(container))).code() is grpc.StatusCode.UNKNOWN
+    assert node.containerd.cold == []
+
+
+async def test_a_create_that_fails_half_way_leaves_nothing(node) -> None:
+    node.archive()
+    node.containerd.before["Containers/Create"] = refusing(grpc.StatusCode.INTERNAL, 1)
+    pod = node.containerd.pod()
+    await failure_of(node.create(pod, restore="saved"))
+    assert not node.containerd.bodies and not node.containerd.records
+    assert not node.containerd.leases and node.state() == []
+    await node.start(await node.create(pod, restore="saved"))
+    assert len(node.containerd.revived) == 1

@@ -15,6 +15,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pyroute2 import IPRoute
+from pyroute2.netlink import NLM_F_DUMP_INTR
 from pyroute2.netlink.exceptions import NetlinkError
 
 from crishim.errors import NotFound, Precondition
@@ -37,6 +38,7 @@ _NUD_USABLE = 0x02 | 0x04 | 0x08 | 0x10 | _NUD_PERMANENT
 _FIXED_BY_US = 203
 """Marks the neighbour entries that are ours, as a route's protocol marks routes."""
 _FAMILY = {4: 2, 6: 10}
+_DUMPS_MAX = 20
 _DEFAULT = {2: "0.0.0.0/0", 10: "::/0"}
 
 
@@ -66,7 +68,8 @@ class Netlink:
 
     def all_addresses(self) -> frozenset[str]:
         """Return the addresses of every interface of the namespace."""
-        return frozenset(item.get("local") or item.get("address") for item in self._ipr.get_addr())
+        found = _dump(self._ipr.get_addr)
+        return frozenset(item.get("local") or item.get("address") for item in found)
 
     def impose(self, state: InterfaceState) -> None:
         """Make MAC, addresses, routes and neighbours of an interface those of `state`.
@@ -87,7 +90,11 @@ class Netlink:
             if address.is_global or (kept_links and address not in kept_links):
                 self.remove_address(state.name, address)
         if now.mac != state.mac:
-            self._ipr.link("set", index=index, address=state.mac)
+            _tolerate(
+                (),
+                f"{state.name} cannot have the hardware address {state.mac}",
+                lambda: self._ipr.link("set", index=index, address=state.mac),
+            )
         for address in state.addresses:
             self.add_address(state.name, address)
         for route in self._routes(index):
@@ -167,12 +174,17 @@ class Netlink:
             the first use.
         """
         state = _NUD_REACHABLE if reachable else _NUD_STALE
-        self._ipr.neigh(
-            "replace",
-            ifindex=self.index(name),
-            dst=neighbour.address,
-            lladdr=neighbour.mac,
-            state=_NUD_PERMANENT if neighbour.permanent else state,
+        index = self.index(name)
+        _tolerate(
+            (),
+            f"{name} cannot be told its neighbour {neighbour.address}",
+            lambda: self._ipr.neigh(
+                "replace",
+                ifindex=index,
+                dst=neighbour.address,
+                lladdr=neighbour.mac,
+                state=_NUD_PERMANENT if neighbour.permanent else state,
+            ),
         )
 
     def fix_neighbours(self, name: str, addresses: Iterable[str], mac: str) -> None:
@@ -234,7 +246,7 @@ class Netlink:
             answer = self._ipr.get_netnsid(fd=fd)
         finally:
             os.close(fd)
-        for link in self._ipr.get_links(index):
+        for link in _dump(self._ipr.get_links, index):
             far = (link.get("link"), link.get("link_netnsid"))
             if far == (peer_index, answer["nsid"]):
                 return str(link.get("ifname"))
@@ -243,10 +255,10 @@ class Netlink:
     def master(self, name: str) -> str:
         """Return the bridge an interface is a port of; "" if none."""
         index = self._link(name).get("master")
-        return str(self._ipr.get_links(index)[0].get("ifname")) if index else ""
+        return str(_dump(self._ipr.get_links, index)[0].get("ifname")) if index else ""
 
     def _link(self, name: str) -> Any:
-        for link in self._ipr.get_links(ifname=name):
+        for link in _dump(self._ipr.get_links, ifname=name):
             return link
         raise NotFound(f"there is no interface {name}")
 
@@ -257,14 +269,14 @@ class Netlink:
                 prefix_bits=item["prefixlen"],
                 scope=item["scope"],
             )
-            for item in self._ipr.get_addr(index=index)
+            for item in _dump(self._ipr.get_addr, index=index)
         )
 
     def _routes(self, index: int) -> tuple[Route, ...]:
         found = (
             _route(item)
             for family in _DEFAULT
-            for item in self._ipr.get_routes(family=family, table=_MAIN_TABLE, oif=index)
+            for item in _dump(self._ipr.get_routes, family=family, table=_MAIN_TABLE, oif=index)
             if item.get("oif") == index
             and item.get("table") == _MAIN_TABLE
             and item["type"] == _UNICAST
@@ -280,14 +292,14 @@ class Netlink:
                 mac=item.get("lladdr"),
                 permanent=item["state"] == _NUD_PERMANENT,
             )
-            for item in self._ipr.get_neighbours(ifindex=index)
+            for item in _dump(self._ipr.get_neighbours, ifindex=index)
             if item["ifindex"] == index and item["state"] & _NUD_USABLE and item.get("lladdr")
         )
 
     def _fixed(self) -> list[Any]:
         return [
             item
-            for item in self._ipr.get_neighbours()
+            for item in _dump(self._ipr.get_neighbours)
             if item["state"] == _NUD_PERMANENT and item.get("protocol") == _FIXED_BY_US
         ]
 
@@ -326,6 +338,24 @@ def _route(item: Any) -> Route:
         protocol=item["proto"],
         on_link=bool(item["flags"] & _ONLINK),
     )
+
+
+def _dump(ask: Callable[..., Iterable[Any]], *args: object, **filters: object) -> list[Any]:
+    """Return a list of the kernel's that nothing changed while it was being read.
+
+    pyroute2 0.9 passes on the kernel's mark of a list that may lack entries, and ignores it.
+    Raises: NotFound: there is no such interface (any more). Precondition: the kernel refuses, or
+        its list changes faster than it can be read.
+    """
+    for _ in range(_DUMPS_MAX):
+        try:
+            found = list(ask(*args, **filters))
+        except NetlinkError as error:
+            kind = NotFound if error.code in (errno.ENODEV, errno.ENXIO) else Precondition
+            raise kind("the kernel does not list it", details=os.strerror(error.code)) from error
+        if not any(item["header"]["flags"] & NLM_F_DUMP_INTR for item in found):
+            return found
+    raise Precondition("the kernel's list of interfaces, addresses or routes does not stand still")
 
 
 def _tolerate(numbers: Iterable[int], brief: str, call: Callable[[], object]) -> None:

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
-from crishim.errors import NotFound
+from crishim.errors import NotFound, Precondition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _CLONE_NEWNET = 0x40000000
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -33,6 +35,7 @@ class NetnsThread:
             namespace that the daemon itself is in.
     Raises:
         NotFound: nothing is bound at that path.
+        Precondition: it cannot be entered, which says nothing of whether it is there.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -43,7 +46,9 @@ class NetnsThread:
             self._executor.submit(_enter, path).result()
         except OSError as error:
             self._executor.shutdown()
-            raise NotFound(f"cannot enter the network namespace {path}: {error}") from error
+            # EINVAL: what the namespace was bound to is there still, as a plain file.
+            kind = NotFound if error.errno in (*_ABSENT, errno.EINVAL) else Precondition
+            raise kind(f"cannot enter the network namespace {path}: {error}") from error
 
     def call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run `function` in the namespace and wait for its result; blocks the caller."""
@@ -57,14 +62,31 @@ class NetnsThread:
         return await asyncio.wrap_future(self._executor.submit(function, *args, **kwargs))
 
     def close(self) -> None:
-        """Let go of the namespace; the thread ends after what it is doing. Safe to repeat."""
+        """Let go of the namespace when the thread has done what it is doing; blocks until then.
+
+        Safe to repeat.
+        """
         self._executor.shutdown(wait=True)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self.close()
+        """Close without blocking the event loop, also after a call that was cancelled.
+
+        On cancel: waits for the thread all the same.
+        """
+        last = self._executor.submit(int)
+        self._executor.shutdown(wait=False)
+        waiting = asyncio.ensure_future(asyncio.wrap_future(last))
+        cancelled = False
+        while not waiting.done():
+            try:
+                await asyncio.wait([waiting])
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError
 
 
 def _enter(path: str | None) -> None:

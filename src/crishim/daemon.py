@@ -24,7 +24,6 @@ from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
 from crishim.checkpoint.doctor.examine import examine
 from crishim.checkpoint.dump import Shared
 from crishim.checkpoint.dumper import Dumper
-from crishim.checkpoint.flow import to_the_end
 from crishim.checkpoint.handover import Handovers
 from crishim.checkpoint.held import Held
 from crishim.checkpoint.images import ImageDirectories
@@ -54,7 +53,7 @@ from crishim.server.passthrough import Forwarder, Relay
 from crishim.server.service import CheckpointRestore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     import grpc
 
@@ -63,6 +62,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _TEND_EVERY_S = 60.0
+_AGAIN_S = 5.0
+"""Until what has failed is tried again."""
 _ANSWER_GRACE_S = 1.0
 """For answers on their way out when everything has been waited for."""
 
@@ -113,16 +114,24 @@ async def _serve(
     watch = Watch(channel, config.containerd.socket, servicer=servicer, notifier=notifier)
     listener = bind(server, config.server.socket)
     try:
-        async with _background(watch=watch.run(), watchdog=_feed_watchdog(notifier)):
+        serving = asyncio.Event()
+
+        async def recovery() -> None:
+            await serving.wait()
+            await _keep_in_order(channel, flows, calls)
+
+        async with _background(
+            watch=watch.run(), watchdog=_feed_watchdog(notifier), recovery=recovery()
+        ) as jobs:
             await server.start()
             _log.info("crishim %s serves at %s", __version__, config.server.socket)
             # Ready as soon as the socket serves, containerd or not: calls are then refused with
             # UNAVAILABLE, as they would be at containerd's own socket. Waiting here would hold up
             # the boot of the node, and could not hold for a containerd that restarts later.
             notifier.ready()
-            recovering = asyncio.create_task(_recover(channel, flows, calls), name="recovery")
+            serving.set()
             await signals.first.wait()
-            recovering.cancel()
+            jobs["recovery"].cancel()
             notifier.stopping("waiting for running calls")
             await servicer.enter_graceful_shutdown()
             _log.info("stopping; running calls have %g s", config.server.stop_grace_s)
@@ -138,7 +147,7 @@ async def _serve(
                 hurry=signals.second,
                 waiting=waiting,
             )
-            await asyncio.gather(recovering, return_exceptions=True)
+            await asyncio.wait([jobs["recovery"]])
             await server.stop(_ANSWER_GRACE_S)
     finally:
         await server.stop(None)
@@ -235,6 +244,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
         sandboxes=sandboxes,
         restorer=restorer,
         pins=pins,
+        locks=locks,
         connections_wait_s=config.checkpoint.connections_wait_s,
     )
     return _Flows(
@@ -270,14 +280,32 @@ def _methods(config: Config, flows: _Flows, *, forwarder: Forwarder, calls: Call
     )
 
 
-async def _recover(channel: grpc.aio.Channel, flows: _Flows, calls: Calls) -> None:
-    """Finish what an earlier daemon began, as soon as containerd answers; then tend to the rest."""
-    await channel.channel_ready()
-    with calls.must_finish("recovery"):
-        await to_the_end(flows.recovery.run())
+async def _keep_in_order(channel: grpc.aio.Channel, flows: _Flows, calls: Calls) -> None:
+    """Finish what an earlier daemon began, then tend to the rest; ends only by being cancelled."""
+    recovery = flows.recovery
+    await _until_done(recovery.begin)
+
+    async def run() -> None:
+        # As soon as containerd answers; one that goes away again meanwhile is waited for anew.
+        await channel.channel_ready()
+        with calls.must_finish("recovery"):
+            await recovery.run()
+
+    await _until_done(run)
     while True:
-        await asyncio.sleep(min(_TEND_EVERY_S, flows.recovery.connections_wait_s))
-        await flows.recovery.tend()
+        usual_s = min(_TEND_EVERY_S, recovery.connections_wait_s)
+        await asyncio.sleep(min(_AGAIN_S, usual_s) if recovery.restless else usual_s)
+        await _until_done(recovery.tend)
+
+
+async def _until_done(work: Callable[[], Awaitable[None]]) -> None:
+    """Do it again, after a pause, until it does not fail; each failure is logged."""
+    while True:
+        try:
+            return await work()
+        except Exception:  # noqa: BLE001 - whatever it is, the node is served meanwhile
+            _log.exception("recovery is begun again in %g s", _AGAIN_S)
+        await asyncio.sleep(_AGAIN_S)
 
 
 class _Signals:
@@ -295,12 +323,14 @@ class _Signals:
 
 
 @contextlib.asynccontextmanager
-async def _background(**jobs: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def _background(
+    **jobs: Coroutine[None, None, None],
+) -> AsyncIterator[dict[str, asyncio.Task[None]]]:
     """Run endless jobs beside the block; one that fails ends the block with its error."""
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(job, name=name) for name, job in jobs.items()]
-        yield
-        for task in tasks:
+        tasks = {name: group.create_task(job, name=name) for name, job in jobs.items()}
+        yield tasks
+        for task in tasks.values():
             task.cancel()
 
 

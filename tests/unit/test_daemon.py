@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from crishim import daemon
 from crishim._proto.crishim.v1 import crishim_pb2
 from crishim._proto.runtime.v1 import api_pb2, api_pb2_grpc
+from crishim.checkpoint.recovery import Recovery
 from crishim.config import Config, ContainerdConfig, LogConfig, ServerConfig
 from crishim.errors import Busy, InvalidRequest
 from crishim.paths import Paths
@@ -173,6 +174,51 @@ async def test_start_after_a_kill_replaces_the_socket(config: Config, manager: M
         left_behind.bind(str(config.server.socket))
     async with running(config, manager) as client:
         await health_becomes(client, NOT_SERVING)
+
+
+async def test_nothing_on_disk_keeps_the_node_from_its_socket(
+    config: Config, manager: Manager
+) -> None:
+    dumps, held = config.paths.dumps, config.paths.held
+    (dumps / "a").mkdir(parents=True)
+    (dumps / "a" / "directory").write_bytes(b"/nowhere/\xff")
+    (dumps / "stray").write_text("x")
+    held.mkdir()
+    (held / "5a.json").write_bytes(b"\xff")
+    config.paths.sandboxes.write_text("no directory")
+    async with running(config, manager) as client:
+        await health_becomes(client, NOT_SERVING)
+        async with serving(FakeRuntime(), config.containerd.socket):
+            await health_becomes(client, SERVING)
+
+
+async def test_recovery_that_fails_is_begun_again(
+    config: Config, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "_AGAIN_S", 0.01)
+    attempts: list[str] = []
+    tended = asyncio.Event()
+
+    async def begin(_: object) -> None:
+        attempts.append("begin")
+        if len(attempts) < 3:
+            raise RuntimeError("a defect")
+
+    async def run(_: object) -> None:
+        attempts.append("run")
+
+    async def tend(_: object) -> None:
+        attempts.append("tend")
+        if attempts.count("tend") == 2:
+            tended.set()
+        raise RuntimeError("a defect")
+
+    for step in (begin, run, tend):
+        monkeypatch.setattr(Recovery, step.__name__, step)
+    monkeypatch.setattr(daemon, "_TEND_EVERY_S", 0.01)
+    async with serving(FakeRuntime(), config.containerd.socket), running(config, manager):
+        await asyncio.wait_for(tended.wait(), 5)
+    assert attempts[:6] == ["begin", "begin", "begin", "run", "tend", "tend"]
 
 
 async def test_watchdog_is_fed(

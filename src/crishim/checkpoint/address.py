@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from crishim.checkpoint import cni, placement, reservation, rules
 from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.podlink import INTERFACE
 from crishim.errors import AlreadyExists, Corrupt, NotFound
 from crishim.ids import SandboxId
@@ -54,6 +55,7 @@ class AddressRecord:
         host_routes: routes through `host_device` that are ours.
         nat: nftables text in the node's namespace; "" for none.
         reservations: host-local's directory; "" where another plugin gave the address.
+        released: the restore that brought the address has succeeded, and its hold is gone.
     """
 
     sandbox: SandboxId
@@ -65,6 +67,7 @@ class AddressRecord:
     host_routes: tuple[Route, ...] = ()
     nat: str = ""
     reservations: str = ""
+    released: bool = False
 
     @property
     def moved(self) -> tuple[str, ...]:
@@ -74,7 +77,7 @@ class AddressRecord:
     @property
     def table(self) -> str:
         """Name of our nftables table for the sandbox."""
-        return _TABLE_PREFIX + self.sandbox[:32].replace("-", "_").replace(".", "_")
+        return table_of(self.sandbox)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts and lists for `json.dumps`."""
@@ -86,6 +89,7 @@ class AddressRecord:
         try:
             return cls(
                 **{
+                    "released": True,  # versions that did not say it wrote nothing else for long
                     **data,
                     "sandbox": SandboxId(data["sandbox"]),
                     "own": InterfaceState.from_json(data["own"]),
@@ -95,6 +99,11 @@ class AddressRecord:
             )
         except (TypeError, KeyError) as error:
             raise Corrupt("not a record of a sandbox's address", details=repr(error)) from error
+
+
+def table_of(sandbox: SandboxId) -> str:
+    """Return the name of our nftables table for a sandbox."""
+    return _TABLE_PREFIX + sandbox[:32].replace("-", "_").replace(".", "_")
 
 
 async def read(netns: str) -> InterfaceState:
@@ -262,16 +271,27 @@ def _tell_host(netlink: Netlink, record: AddressRecord, mac: str) -> None:
 async def put_back(record: AddressRecord) -> None:
     """Leave the sandbox as CNI made it; before CNI removes it, and when a restore failed.
 
-    May be repeated, before `apply` too, and when the sandbox is gone.
+    May be repeated, before `apply` too, and when the sandbox is gone. Every step is tried.
+    Raises: the last step's error of those that failed.
     """
-    async with NetnsThread(None) as outside:
-        await outside.run(_restore_host, record)
+    async with contextlib.AsyncExitStack() as steps:
+        if record.reservations:
+            directory, owner = Path(record.reservations), record.sandbox
+            steps.push_async_callback(
+                in_thread,
+                lambda: reservation.release(directory, record.moved, owner=owner),
+                lane=Lane.PAUSE,
+            )
+        steps.push_async_callback(_in_pod, record)
+        outside = await steps.enter_async_context(NetnsThread(None))
+        for step in (_restore_neighbours, _restore_routes, _remove_table):
+            steps.push_async_callback(outside.run, step, record)
+
+
+async def _in_pod(record: AddressRecord) -> None:
     with contextlib.suppress(NotFound):
         async with NetnsThread(record.netns) as inside:
             await inside.run(_restore_pod, record)
-    if record.reservations:
-        directory, owner = Path(record.reservations), record.sandbox
-        await in_thread(lambda: reservation.release(directory, record.moved, owner=owner))
 
 
 def _restore_pod(record: AddressRecord) -> None:
@@ -279,12 +299,36 @@ def _restore_pod(record: AddressRecord) -> None:
         netlink.impose(record.own)
 
 
-def _restore_host(record: AddressRecord) -> None:
+def _remove_table(record: AddressRecord) -> None:
     with contextlib.closing(Nft()) as nft:
         nft.remove("inet", record.table)
+
+
+def _restore_routes(record: AddressRecord) -> None:
     with contextlib.closing(Netlink()) as netlink, contextlib.suppress(NotFound):
         for route in record.host_routes:
             netlink.remove_route(record.host_device, route)
+
+
+def _restore_neighbours(record: AddressRecord) -> None:
+    with contextlib.closing(Netlink()) as netlink, contextlib.suppress(NotFound):
         _tell_host(netlink, record, record.own.mac)
         for address in record.moved:
             netlink.remove_neighbour(record.host_device, address)
+
+
+async def sweep(*, keep: Collection[str]) -> None:
+    """Remove the address translation of sandboxes that nobody knows any more.
+
+    Args: keep: names of the tables that stay.
+    """
+
+    def inside() -> None:
+        with contextlib.closing(Nft()) as nft:
+            for family, table in nft.tables():
+                if table.startswith(_TABLE_PREFIX) and table not in keep:
+                    _log.warning("removing the table %s of a sandbox that is gone", table)
+                    nft.remove(family, table)
+
+    async with NetnsThread(None) as thread:
+        await thread.run(inside)

@@ -8,7 +8,8 @@ on, but their clients send again first.
 
 A container that a kubelet manages stays frozen until the kubelet stops it, because it would start
 again what ends by itself. Each stopped container has a record on disk, written before its archive
-appears, so that a daemon that starts after a crash knows what was meant.
+appears, so that a daemon that starts after a crash knows what was meant. Whether the archive then
+appeared is decided by evidence only (`heldrecord.standing`): what nobody can know stays as it is.
 """
 
 from __future__ import annotations
@@ -22,14 +23,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import cni, heldrecord, hold, neighbours, reservation
+from crishim.checkpoint import (
+    cni,
+    heldprocesses,
+    heldrecord,
+    hold,
+    neighbours,
+    patience,
+    reservation,
+)
 from crishim.checkpoint.flow import in_thread
-from crishim.checkpoint.heldrecord import HeldRecord
+from crishim.checkpoint.heldrecord import HeldRecord, Standing
 from crishim.checkpoint.lanes import Lane
-from crishim.errors import AlreadyExists, Busy, DeadlineExceeded, NotFound, Precondition
+from crishim.checkpoint.recordfiles import RecordFiles
+from crishim.errors import (
+    AlreadyExists,
+    Busy,
+    DeadlineExceeded,
+    NotFound,
+    Precondition,
+    Unavailable,
+)
 from crishim.ids import ContainerId, SandboxId, by_prefix
-from crishim.kernel import atomic, cgroup, packet, segment
-from crishim.tools import runc as runcs
+from crishim.kernel import packet, segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,6 +68,11 @@ class Held:
         self._paths = paths
         self._cri = cri
         self._records: dict[SandboxId, HeldRecord] = {}
+        self._files = RecordFiles(
+            paths.held, paths.held_sandbox, encode=heldrecord.encode, decode=heldrecord.decode
+        )
+        self._undecided: set[SandboxId] = set()
+        self._told: set[SandboxId] = set()
         self._catching: dict[SandboxId, hold.SourceHold] = {}
         self._locks: dict[SandboxId, asyncio.Lock] = {}
         self._restoring: set[SandboxId] = set()
@@ -64,10 +85,12 @@ class Held:
         *,
         archive: Path,
         inode: int,
+        device: int = 0,
     ) -> HeldRecord:
         """Write down that a container will be ended for good once its archive has appeared.
 
-        Args: archive, inode: where the archive is about to appear, and the file that it will be.
+        Args: archive, inode, device: where the archive is about to appear, and the file that it
+            will be.
         Returns: the record for `committed`; without that call only a later daemon looks at it.
         """
         network = await in_thread(cni.sandbox_network, source.sandbox.id)
@@ -84,8 +107,11 @@ class Held:
             interfaces=interfaces,
             pod_hold=caught.record if caught else None,
             reservations=str(network.reservations or ""),
+            device=device,
+            boot_id=heldrecord.this_boot(),
+            stopped_at_boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
         )
-        await in_thread(self._store, record)
+        await in_thread(self._files.write, record.sandbox, record)
         if caught is not None:
             self._catching[record.sandbox] = caught
         return record
@@ -97,16 +123,36 @@ class Held:
     def forget(self, sandbox: SandboxId) -> None:
         """Drop a record; the holds are somebody else's business."""
         self._records.pop(sandbox, None)
+        self._undecided.discard(sandbox)
         self._catching.pop(sandbox, None)
-        self._locks.pop(sandbox, None)
-        self._paths.held_sandbox(sandbox).unlink(missing_ok=True)
+        self._files.remove(sandbox)
 
     def sandboxes(self) -> list[SandboxId]:
-        """Return the sandboxes with a stopped container."""
-        return list(self._records)
+        """Return the sandboxes with a stopped container, known or unknown."""
+        return [*self._records, *self._files.unreadable]
+
+    def records(self) -> list[HeldRecord]:
+        """Return the records of all stopped containers."""
+        return list(self._records.values())
+
+    def tables(self) -> set[str]:
+        """Return the names of the nftables tables that stand, or may stand, for good reason."""
+        holds = [hold for r in self._records.values() for hold in (r.pod_hold, r.node_hold)]
+        holds += [caught.record for caught in self._catching.values()]
+        return {item.table for item in holds if item is not None}
 
     def of_sandbox(self, sandbox: SandboxId) -> HeldRecord | None:
-        """Return the stopped container of a sandbox."""
+        """Return the stopped container of a sandbox.
+
+        Raises: Precondition: there is one, but its record cannot be read.
+        """
+        if not self._files.loaded:
+            raise Unavailable("the records of stopped containers cannot be read", hint="try again")
+        if sandbox in self._files.unreadable:
+            raise Precondition(
+                "a container of the pod was stopped by a checkpoint, and its record is damaged",
+                hint="restore its checkpoint into a new pod, and remove this one",
+            )
         return self._records.get(sandbox)
 
     def of_container(self, container: str) -> HeldRecord | None:
@@ -128,16 +174,19 @@ class Held:
     async def end(self, sandbox: SandboxId) -> None:
         """End the frozen processes of a stopped container and wait until CRI knows.
 
-        They are killed first and thawed then, so not one instruction of theirs runs any more.
+        They are killed first and thawed then, so not one instruction of theirs runs any more. Those
+        that turn out to run, because no archive of theirs ever appeared, are left alone.
         Raises: DeadlineExceeded: containerd did not notice within 20 s.
         """
         async with self._lock(sandbox):
             record = self._records.get(sandbox)
             if record is None or not record.frozen:
                 return
+            if sandbox in self._undecided and await in_thread(heldprocesses.run, record):
+                return
             if caught := self._catching.get(sandbox):
                 await caught.keep()
-            await in_thread(_kill, record, lane=Lane.PAUSE)
+            await in_thread(heldprocesses.kill, record, lane=Lane.PAUSE)
             await self._wait_ended(record.container)
             await self._write(replace(self._records[sandbox], frozen=False))
 
@@ -228,46 +277,125 @@ class Held:
         Args: live: ids of all sandboxes. wait_s: how long connections wait for a restore.
         """
         there = set(live)
+        self._files.keep_unreadable(there)
         for sandbox, record in tuple(self._records.items()):
-            waited_s = (time.time_ns() - record.stopped_at_ns) / 1e9
-            if waited_s > wait_s and sandbox not in self._restoring:
+            if record.waited_s > wait_s and sandbox not in self._restoring:
                 await self.give_up(sandbox, f"nobody restored them within {wait_s:g} s")
             left = self._records.get(sandbox)
             if left is None or sandbox in there:
                 continue
             if not left.waiting:
                 self.forget(sandbox)
-            elif left.node_hold is None:  # somebody removed it without asking us
+            elif left.node_hold is not None:
+                await self.hold_at_node(sandbox)
+            else:  # somebody removed it without asking us
                 async with self._lock(sandbox):
                     await self._node_takes_over(replace(left, frozen=False))
 
     def load(self) -> None:
-        """Read the records that an earlier daemon has left."""
-        for path in sorted(self._paths.held.glob("*.json")):
-            with atomic.damaged_aside(path):
-                record = heldrecord.decode(path.read_bytes())
-                self._records[record.sandbox] = record
-        neighbours.sweep(
-            keep={a for r in self._records.values() if r.node_hold is None for a in r.waiting}
-        )
+        """Read the records that an earlier daemon has left; none is acted upon yet.
 
-    async def recover(self, sandbox: SandboxId) -> None:
-        """Go on where a crash left off: end what has its archive, forget what has none.
-
-        Without an archive the dump's guardian lets the container go on; what is frozen all the same
-        was stopped, and its archive is somewhere else by now.
+        Raises: OSError: their directory cannot be read.
         """
-        record = self._records[sandbox]
-        if not record.frozen or record.handed_over:
+        for sandbox, record in self._files.read().items():
+            if sandbox not in self._records:
+                self._records[sandbox] = record
+                if record.frozen and not record.handed_over:
+                    self._undecided.add(sandbox)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the records that an earlier daemon left could be read."""
+        return self._files.loaded
+
+    def fixed(self) -> set[str]:
+        """Return the addresses that the node has a hardware address for as long as we hold them."""
+        return {a for r in self._records.values() if r.node_hold is None for a in r.waiting}
+
+    async def decide(self, sandbox: SandboxId) -> None:
+        """Find out what a crash left of a stopped container; may be repeated."""
+        record = self._records.get(sandbox)
+        if record is None:
             return
-        if not heldrecord.is_committed(record):
-            guarded = self._paths.dump(record.container).exists()
-            if not guarded and await in_thread(_is_frozen, record):
+        if sandbox in self._undecided:
+            standing = await _standing(record)
+            half = standing is Standing.HALF
+            if half or (
+                standing is Standing.UNKNOWN and await in_thread(heldprocesses.run, record)
+            ):
+                await self._goes_on(record)
                 return
-            await neighbours.loosen(record.waiting)
-            self.forget(sandbox)
-        elif not record.kubelet:
+            if standing is Standing.COMMITTED:
+                self._undecided.discard(sandbox)
+            elif sandbox not in self._told:
+                self._told.add(sandbox)
+                _log.error(
+                    "container %s stays stopped: nobody knows whether its checkpoint %s is whole",
+                    record.container[:13],
+                    record.archive,
+                )
+        if record.boot_id != heldrecord.this_boot():
+            await self._in_this_boot(record)
+
+    async def finish(self, sandbox: SandboxId) -> None:
+        """End what is still frozen though its archive is whole, unless a kubelet is to."""
+        record = self._records.get(sandbox)
+        if record is None or sandbox in self._undecided:
+            return
+        if not record.kubelet and not record.handed_over:
             await self.end(sandbox)
+
+    async def hold_at_node(self, sandbox: SandboxId) -> None:
+        """Have the node drop again what it is to drop, whoever has removed the rules meanwhile."""
+        if sandbox not in self._restoring:
+            await self.restore_node_hold(sandbox)
+
+    def is_undecided(self, container: str) -> bool:
+        """Return whether nobody knows enough about a container."""
+        return any(self._records[item].container == container for item in self._undecided)
+
+    @property
+    def unreadable(self) -> frozenset[SandboxId]:
+        """The sandboxes with a stopped container whose record cannot be read."""
+        return frozenset(self._files.unreadable)
+
+    @property
+    def undecided(self) -> list[SandboxId]:
+        """The sandboxes whose stopped container nobody knows enough about."""
+        return list(self._undecided)
+
+    async def _goes_on(self, record: HeldRecord) -> None:
+        """Let a container go on that was to be stopped: its archive has never appeared.
+
+        The record goes last: what fails here is tried again.
+        """
+        await in_thread(heldprocesses.thaw, record, lane=Lane.PAUSE)
+        for standing in (record.pod_hold, record.node_hold):
+            if standing is not None:
+                await hold.remove(standing)
+        await neighbours.loosen(record.waiting)
+        self.forget(record.sandbox)
+        _log.warning("container %s goes on: its checkpoint was not taken", record.container[:13])
+
+    async def _in_this_boot(self, record: HeldRecord) -> None:
+        """Go on waiting after a boot of the node, which has ended all processes and holds.
+
+        How long the node was down nobody knows for certain, so the time begins anew. A record that
+        an older version wrote says nothing of its boot, and belongs to this one.
+        """
+        rebooted = bool(record.boot_id)
+        record = replace(
+            record,
+            boot_id=heldrecord.this_boot(),
+            stopped_at_boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            frozen=record.frozen and not rebooted,
+        )
+        if rebooted:
+            self._undecided.discard(record.sandbox)
+        if rebooted and record.waiting:
+            await self._node_takes_over(record)
+        else:
+            await self._write(record)
 
     async def _node_takes_over(self, record: HeldRecord) -> None:
         """Let the node drop what a sandbox's own hold dropped, for the sandbox goes or is gone."""
@@ -307,13 +435,9 @@ class Held:
     def _lock(self, sandbox: SandboxId) -> asyncio.Lock:
         return self._locks.setdefault(sandbox, asyncio.Lock())
 
-    def _store(self, record: HeldRecord) -> None:
-        self._paths.held.mkdir(mode=0o700, parents=True, exist_ok=True)
-        atomic.write_file(self._paths.held_sandbox(record.sandbox), heldrecord.encode(record))
-
     async def _write(self, record: HeldRecord) -> None:
         self._records[record.sandbox] = record
-        await in_thread(self._store, record)
+        await in_thread(self._files.write, record.sandbox, record)
 
     async def _wait_ended(self, container: ContainerId) -> None:
         with contextlib.suppress(TimeoutError):
@@ -326,15 +450,10 @@ class Held:
         )
 
 
-def _is_frozen(record: HeldRecord) -> bool:
-    with contextlib.suppress(NotFound):
-        return cgroup.is_frozen(runcs.cgroup_of(record.runc, record.container))
-    return False
-
-
-def _kill(record: HeldRecord) -> None:
-    """End frozen processes: killed first, thawed then; nothing to do where runc knows them not."""
-    with contextlib.suppress(NotFound):
-        freezer = runcs.cgroup_of(record.runc, record.container)
-        cgroup.kill(freezer)
-        cgroup.thaw(freezer)
+async def _standing(record: HeldRecord) -> Standing:
+    """Return what is known of a record's archive; its disk may be one that never answers."""
+    try:
+        return await patience.look(lambda: heldrecord.standing(record))
+    except (TimeoutError, OSError) as error:
+        _log.warning("%s cannot be looked at: %s", record.archive, str(error) or "no answer")
+        return Standing.UNKNOWN

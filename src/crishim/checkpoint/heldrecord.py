@@ -1,8 +1,11 @@
-"""A stopped container as it is kept on disk, and the way there and back. Pure but for one stat."""
+"""A stopped container as it is kept on disk, and what is known of its archive."""
 
 from __future__ import annotations
 
+import enum
 import json
+import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,19 +19,36 @@ from crishim.tools.runc import Runc
 if TYPE_CHECKING:
     from typing import Any
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Standing(enum.Enum):
+    """What is known of the archive that a record names.
+
+    COMMITTED: it has its final name. HALF: it still has the name of a half archive.
+    UNKNOWN: neither is there, or nobody can look; it may have been committed and moved since.
+    """
+
+    COMMITTED = "committed"
+    HALF = "half"
+    UNKNOWN = "unknown"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldRecord:
     """A stopped container.
 
     Attributes:
-        archive, inode: where its checkpoint lies, and which file it is.
+        archive, inode, device: where its checkpoint lies, and which file it is; the device's
+            number holds for one boot only, and is 0 where it was not noted.
         frozen: its processes still exist, frozen; they are to be ended.
         kubelet: a kubelet manages it, and ends it by stopping it.
         pod_hold: the hold in the pod's namespace; None for a pod on the host's network.
         node_hold: the hold of the node; None while the sandbox exists.
         handed_over: its connections were restored elsewhere, or given up.
         reservations: host-local's directory; "" where another plugin gave the addresses.
+        boot_id, stopped_at_boot_ns: which boot `waited_s` counts in, and CLOCK_BOOTTIME when it
+            began; the wall clock may be set at any time.
     """
 
     sandbox: SandboxId
@@ -45,6 +65,9 @@ class HeldRecord:
     node_hold: HoldRecord | None = None
     handed_over: bool = False
     reservations: str = ""
+    device: int = 0
+    boot_id: str = ""
+    stopped_at_boot_ns: int = 0
 
     @property
     def waiting(self) -> tuple[str, ...]:
@@ -53,13 +76,39 @@ class HeldRecord:
             return ()
         return tuple(a for state in self.interfaces for a in state.global_addresses)
 
+    @property
+    def waited_s(self) -> float:
+        """How long the connections have waited, as far as this boot knows."""
+        return max(0, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self.stopped_at_boot_ns) / 1e9
 
-def is_committed(record: HeldRecord) -> bool:
-    """Return whether the archive of a record has appeared: that very file has its final name."""
+
+def this_boot() -> str:
+    """Return what tells this boot of the node from all others."""
+    return _BOOT_ID.read_text(encoding="ascii").strip()
+
+
+def standing(record: HeldRecord) -> Standing:
+    """Return what the names in the archive's directory prove; blocks as long as its disk does."""
+    archive = Path(record.archive)
+    if _is_it(archive, record):
+        return Standing.COMMITTED
     try:
-        return Path(record.archive).stat().st_ino == record.inode
+        names = os.listdir(archive.parent)
+    except OSError:
+        return Standing.UNKNOWN
+    half = [name for name in names if name.startswith(f".{archive.name}.")]
+    if any(_is_it(archive.parent / name, record) for name in half if name.endswith(".partial")):
+        return Standing.HALF
+    return Standing.UNKNOWN
+
+
+def _is_it(path: Path, record: HeldRecord) -> bool:
+    try:
+        found = os.stat(path)
     except OSError:
         return False
+    same_boot = record.device and record.boot_id == this_boot()
+    return found.st_ino == record.inode and (not same_boot or found.st_dev == record.device)
 
 
 def encode(record: HeldRecord) -> bytes:
@@ -86,6 +135,9 @@ def decode(data: bytes) -> HeldRecord:
             node_hold=_hold(table["node_hold"]),
             handed_over=table["handed_over"],
             reservations=table.get("reservations", ""),
+            device=table.get("device", 0),
+            boot_id=table.get("boot_id", ""),
+            stopped_at_boot_ns=table.get("stopped_at_boot_ns", 0),
         )
     except (ValueError, KeyError, TypeError, CrishimError) as error:
         raise Corrupt("not the record of a stopped container", details=repr(error)) from error

@@ -7,7 +7,8 @@ no client waits for a retransmission.
 
 Life of a hold: `prepare` (slow, changes nothing), `close` (under a millisecond), then exactly one
 of the endings its class names. Every ending may be repeated. What a crash of ours leaves is one
-nftables table, described by a `HoldRecord`; `remove` and `sweep` clear such tables away.
+nftables table, described by a `HoldRecord`; `standing` finds such tables, `remove` takes one away.
+What an ending could not remove is remembered, and `remove_left` tries again.
 
 This module never decides when to hold; it knows neither containers nor archives.
 """
@@ -24,7 +25,7 @@ from crishim.checkpoint import rules
 from crishim.checkpoint.drain import drain
 from crishim.checkpoint.kept import kept
 from crishim.checkpoint.podlink import INTERFACE, PodLink
-from crishim.errors import NotFound
+from crishim.errors import CrishimError, NotFound
 from crishim.kernel.netns import NetnsThread
 from crishim.kernel.segment import without_repeats
 from crishim.kernel.sockdiag import SockDiag
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_left: set[HoldRecord] = set()
+"""What could not be removed; like the namespaces themselves it belongs to the whole process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,14 +152,13 @@ class SourceHold:
         link = self._link
         if link.closed:
             return 0
-        try:
-            await link.inside.run(link.nft.remove, "netdev", self.record.table, self._syn_table)
+        async with contextlib.AsyncExitStack() as last:
+            last.push_async_callback(link.close)
+            if self._silent is not None:
+                last.push_async_callback(link.loosen_neighbours, self._silent)
+            await _remove_by(link, self.record, self._syn_table)
             frames = without_repeats(link.tap.stop())
             return await link.outside.run(link.tap.send, frames)
-        finally:
-            if self._silent is not None:
-                await link.loosen_neighbours(self._silent)
-            await link.close()
 
     async def keep(self) -> None:
         """Leave the pod's namespace, with the drop standing in it; go on catching.
@@ -236,20 +238,14 @@ class TargetHold:
 
     async def _release(self, state: InterfaceState, earlier: Sequence[Frame]) -> int:
         link = self.link
-
         if link.closed:
             return 0
-
-        def let_go() -> None:
-            link.nft.remove("netdev", self.record.table)
-            link.announcer.announce(list(state.global_addresses), state.mac)
-
-        try:
-            await link.inside.run(let_go)
+        async with contextlib.AsyncExitStack() as last:
+            last.push_async_callback(self._close)
+            await _remove_by(link, self.record)
+            await link.inside.run(link.announcer.announce, list(state.global_addresses), state.mac)
             caught = sorted([*earlier, *link.tap.stop()], key=lambda frame: frame.caught_ns)
             return await link.outside.run(link.tap.send, without_repeats(caught))
-        finally:
-            await self._close()
 
     async def abandon(self) -> list[Frame]:
         """Let go without announcing or sending; return what was caught, for a later attempt.
@@ -262,16 +258,23 @@ class TargetHold:
     async def _abandon(self) -> list[Frame]:
         if self.link.closed:
             return []
-        try:
-            await self.link.inside.run(self.link.nft.remove, "netdev", self.record.table)
+        async with contextlib.AsyncExitStack() as last:
+            last.push_async_callback(self._close)
+            await _remove_by(self.link, self.record)
             return self.link.tap.stop()
-        finally:
-            await self._close()
+
+    async def leave(self) -> None:
+        """Let go of everything but the drop: the pod still has an address that is not its own.
+
+        What was caught is lost. `remove` of the record follows, when the address is gone.
+        """
+        await asyncio.shield(self.link.close())
 
     async def _close(self) -> None:
-        if self._silent is not None:
-            await self.link.loosen_neighbours(self._silent)
-        await self.link.close()
+        async with contextlib.AsyncExitStack() as last:
+            last.push_async_callback(self.link.close)
+            if self._silent is not None:
+                await self.link.loosen_neighbours(self._silent)
 
 
 class NodeHold:
@@ -288,13 +291,11 @@ class NodeHold:
         self.record = HoldRecord(netns="", family="inet", table=f"{rules.PREFIX}node_{key}")
 
     async def close(self) -> None:
-        """Begin to drop; may be repeated."""
-
-        def replace(nft: Nft) -> None:
-            nft.remove(self.record.family, self.record.table)
-            nft.run(rules.node(self.record.table, self._addresses))
-
-        await _in_namespace("", replace)
+        """Begin to drop; may be repeated, and goes on dropping then."""
+        table = f"table {self.record.family} {self.record.table}"
+        # One transaction: adding first makes the deletion one that cannot fail.
+        text = f"add {table}; delete {table}; {rules.node(self.record.table, self._addresses)}"
+        await _in_namespace("", lambda nft: nft.run(text))
 
 
 async def remove(record: HoldRecord) -> None:
@@ -312,25 +313,45 @@ async def remove(record: HoldRecord) -> None:
         return
 
 
-async def sweep(netns: str, *, keep: Collection[str] = ()) -> list[str]:
-    """Delete every hold's table in a namespace but those named; for recovery after a crash.
+async def _remove_by(link: PodLink, record: HoldRecord, *more: str) -> None:
+    """Delete a hold's table by a warm link, or else by a fresh one, or else remember it."""
+    try:
+        await link.inside.run(link.nft.remove, record.family, record.table, *more)
+    except (CrishimError, OSError) as error:
+        _log.error("the pod in %s stays cut off for now: %s", record.netns, error)
+        _left.add(record)
+        with contextlib.suppress(CrishimError, OSError):  # tried again by whoever tends
+            await remove_left()
 
-    Args: netns: path of the namespace, "" for the node's own. keep: tables that a journal knows.
-    Returns: the names of the tables deleted.
+
+async def remove_left() -> None:
+    """Remove what endings could not.
+
+    Raises: the last error, where something is left still.
+    """
+    failed: Exception | None = None
+    for record in tuple(_left):
+        try:
+            await remove(record)
+            _left.discard(record)
+        except (CrishimError, OSError) as error:
+            failed = error
+    if failed is not None:
+        raise failed
+
+
+async def standing(netns: str) -> list[HoldRecord]:
+    """Return every hold's table in a namespace, whoever made it.
+
+    Args: netns: path of the namespace, "" for the node's own.
     Raises: NotFound: no such namespace.
     """
-
-    def delete(nft: Nft) -> list[str]:
-        stale = [
-            (family, table)
-            for family, table in nft.tables()
-            if table.startswith(rules.PREFIX) and table not in keep
-        ]
-        for family, table in stale:
-            nft.remove(family, table)
-        return [table for _, table in stale]
-
-    return await _in_namespace(netns, delete)
+    found = await _in_namespace(netns, lambda nft: nft.tables())
+    return [
+        HoldRecord(netns=netns, family=family, table=table)
+        for family, table in found
+        if table.startswith(rules.PREFIX)
+    ]
 
 
 async def end_closed(netns: str, addresses: Collection[str]) -> None:

@@ -208,6 +208,10 @@ class Locks:
         """Return whether something is being done with a container."""
         return container in self._operations
 
+    def busy_in(self, sandbox: str) -> bool:
+        """Return whether something is being done with a sandbox, or in it."""
+        return bool(self._in(sandbox)) or self._leaving[sandbox] > 0
+
     @contextlib.asynccontextmanager
     async def leaving(self, container: str) -> AsyncIterator[None]:
         """Stop or remove a container in the block, after all that is being done with it.

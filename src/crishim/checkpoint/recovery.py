@@ -1,30 +1,42 @@
-"""Put in order what an earlier daemon left in the middle of something. Runs once, at start.
+"""Put in order what an earlier daemon left in the middle of something, and look after it for good.
 
-The records on disk say what was meant: see `held`, `pending`, `body` and `sandboxes`. What needs
-containerd waits for it; the socket serves meanwhile, and calls behave as without us until then.
+The records on disk say what was meant: see `held`, `pending`, `body` and `sandboxes`. They are read
+before the socket serves (`load`), so that no call behaves as if nothing was held; nothing on disk
+keeps the daemon from starting. Then, in the background, `begin` lets go on what may go on, `run`
+does what needs containerd, and `tend` is repeated. Calls for the containers and sandboxes concerned
+wait meanwhile (`Locks.recovered`), each until its own sandbox has been dealt with.
+
+Every piece is on its own: one that fails or takes its time costs the others nothing, and `tend`
+tries it again.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import body, pending, workspace, wrappers
-from crishim.checkpoint.archive import sweep_partials
-from crishim.checkpoint.flow import in_thread
-from crishim.checkpoint.heldrecord import is_committed
+import grpc
+
+from crishim.checkpoint import address, body, hold, neighbours, pending, strays, wrappers
+from crishim.checkpoint.abandoned import Abandoned
+from crishim.checkpoint.flow import in_thread, to_the_end
 from crishim.checkpoint.settle import clear_mounts, settled
-from crishim.checkpoint.store import KUBELET_DIRECTORY
-from crishim.ids import ContainerId
-from crishim.kernel import atomic, tree
+from crishim.checkpoint.words import AddressMode
+from crishim.errors import Corrupt
+from crishim.ids import ContainerId, sandbox_id
+from crishim.kernel import atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from crishim.checkpoint.held import Held
+    from crishim.checkpoint.hold import HoldRecord
+    from crishim.checkpoint.locks import Locks
     from crishim.checkpoint.pins import Pins
     from crishim.checkpoint.restore import Restorer
     from crishim.checkpoint.sandboxes import Sandboxes
@@ -38,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
-    """The clean-up after a crash or a restart."""
+    """The clean-up after a crash or a restart, and what is tended to later."""
 
     paths: Paths
     cri: Cri
@@ -47,90 +59,209 @@ class Recovery:
     sandboxes: Sandboxes
     restorer: Restorer
     pins: Pins
+    locks: Locks
     connections_wait_s: float
+    _unsettled: dict[SandboxId, list[Path]] = field(default_factory=dict)
+    _failing: set[str] = field(default_factory=set)
+
+    @property
+    def restless(self) -> bool:
+        """Whether something failed that another attempt may mend soon."""
+        return bool(self._failing)
 
     def load(self) -> None:
-        """Read the records on disk and clear half files away; before anybody can call."""
-        self.sandboxes.load()
-        self.held.load()
-        self._files()
+        """Read the records on disk, before anybody can call; never fails."""
+        for what, step in self._before_calls():
+            try:
+                step()
+            except Exception:  # noqa: BLE001 - a daemon that does not start helps nobody
+                _log.exception("start: %s", what)
+        self.locks.recovered.expect(self._left_behind())
+
+    def _before_calls(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Yield what must not happen later: whoever can call also writes, and holds pods."""
+        yield "addresses of pods", self.sandboxes.load
+        yield "stopped containers", self.held.load
+        yield "neighbours of held pods", lambda: neighbours.sweep(keep=self.held.fixed())
+        directories = [self.paths.held, self.paths.sandboxes, *self._restores()]
+        for directory in (*directories, *self.paths.restored.glob("*")):
+            yield f"half-written files in {directory}", partial(atomic.sweep_unfinished, directory)
+
+    def _left_behind(self) -> set[str]:
+        """Return the ids of all containers and sandboxes that something is known of."""
+        ids: set[str] = {*self.held.sandboxes(), *self.sandboxes.sandboxes()}
+        ids |= {record.container for record in self.held.records()}
+        ids |= {work.name for work in self._abandoned.directories()}
+        for directory in self._restores():
+            ids.add(directory.name)
+            with contextlib.suppress(Corrupt, OSError):  # whoever acts on it says why it cannot
+                plan = pending.read(directory)
+                ids |= {plan.sandbox} if plan is not None else set()
+        return ids
+
+    def _restores(self) -> list[Path]:
+        with contextlib.suppress(OSError):
+            return [path for path in sorted(self.paths.restores.iterdir()) if path.is_dir()]
+        return []
+
+    @property
+    def _abandoned(self) -> Abandoned:
+        return Abandoned(paths=self.paths, cri=self.cri, held=self.held)
+
+    async def begin(self) -> None:
+        """Do at once what needs no containerd: let go on what may go on, and clear its files."""
+        works = self._abandoned.directories()
+        with_files = {work.name for work in works}
+        without = [r.sandbox for r in self.held.records() if r.container not in with_files]
+        await asyncio.gather(
+            *(self._decide(sandbox) for sandbox in without),
+            *(self._dump(work, wait=False) for work in works),
+        )
+        await self._attempt(self._abandoned.partials(), "half archives")
 
     async def run(self) -> None:
         """Finish or undo what was begun; needs containerd.
 
-        Each piece is on its own: one that fails is logged and left for the next start.
+        Raises: grpc.aio.AioRpcError: containerd does not tell what there is; to be called again.
         """
-        for directory in sorted(self.paths.restores.glob("*")):
-            await self._attempt(self._restore(directory), f"restore of {directory.name[:13]}")
-        for sandbox in self.held.sandboxes():
-            await self._attempt(self.held.recover(sandbox), f"stopped container of {sandbox[:13]}")
-        for sandbox in self.sandboxes.sandboxes():
-            waiting = await in_thread(self._waits_in, sandbox)
-            await self._attempt(
-                self.sandboxes.recover(sandbox, waiting=waiting), f"address of {sandbox[:13]}"
-            )
-        await self._attempt(self.pins.reconcile(), "pinned images")
-        await self._attempt(self._wrappers(), "wrappers of restored containers")
-        await self.tend()
+        for directory in self._restores():
+            exchange = to_the_end(body.recover(directory, records=self.records))
+            await self._attempt(exchange, f"record of container {directory.name[:13]}")
+        self._unsettled.update(await self._by_sandbox())
+        async with asyncio.TaskGroup() as group:
+            for sandbox in self.held.sandboxes():
+                group.create_task(self._finish(sandbox))
+            for work in self._abandoned.directories():
+                group.create_task(self._dump(work, wait=True))
+            for sandbox in tuple(self._unsettled):
+                group.create_task(self._settle(sandbox))
+            await self._attempt(self._strays(), "holds without an owner")
+            await self._attempt(self.pins.reconcile(), "pinned images")
+            await self._attempt(self._wrappers(), "wrappers of restored containers")
+            await self._look_after()
+        self.locks.recovered.all_done()
 
     async def tend(self) -> None:
-        """Clear up after containers and pods that went without us; now and then, and at start."""
+        """Try again what has failed; clear up after containers and pods that went without us."""
+        await self._attempt(self._loaded(), "records on disk")
+        for work in self._abandoned.directories():
+            await self._dump(work, wait=False)
+        for sandbox in self.held.undecided:
+            await self._finish(sandbox)
+        for sandbox in {*self._unsettled, *self.sandboxes.unfinished}:
+            if not self.locks.busy_in(sandbox):
+                await self._settle(sandbox)
+        await self._look_after()
+
+    async def _look_after(self) -> None:
         await self._attempt(self.restorer.sweep(), "containers that are gone")
         await self._attempt(self.sandboxes.sweep(), "addresses of pods that are gone")
-        await self._attempt(self._held(), "connections that wait")
+        await self._attempt(self._connections(), "connections that wait")
         await self._attempt(clear_mounts(), "mounts of a CRIU that is gone")
+        await self._attempt(hold.remove_left(), "holds that could not be removed")
 
-    async def _held(self) -> None:
+    async def _connections(self) -> None:
         live = [item.id for item in await self.cri.sandboxes()]
         await self.held.sweep(live, wait_s=self.connections_wait_s)
+
+    async def _loaded(self) -> None:
+        """Read records again whose directory could not be read at the start."""
+        for loaded, load in (
+            (self.sandboxes.loaded, self.sandboxes.load),
+            (self.held.loaded, self.held.load),
+        ):
+            if not loaded:
+                await in_thread(load)
 
     async def _wrappers(self) -> None:
         await wrappers.put_back(cri=self.cri, records=self.records)
 
-    def _files(self) -> None:
-        """Thaw what a dump has left frozen and remove its files, unless its guardian is at it."""
-        for records in self._record_directories():
-            atomic.sweep_unfinished(records)
-        directories = {self.paths.store, KUBELET_DIRECTORY}
-        for work in self.paths.dumps.glob("*"):
-            lock = atomic.try_lock(work / "lock")
-            if lock is None:
-                continue
-            try:
-                record = self.held.of_container(work.name)
-                if record is None or not is_committed(record):
-                    workspace.thaw_abandoned(work)
-                if (directory := workspace.archive_directory(work)) is not None:
-                    directories.add(directory)
-                tree.remove_tree(work)
-            finally:
-                os.close(lock)
+    async def _dump(self, work: Path, *, wait: bool) -> None:
+        """Let a container go on that a dump has left frozen, if that is right; clear its files."""
+        await self._attempt(
+            self._abandoned.put_in_order(work, wait=wait), f"dump of container {work.name[:13]}"
+        )
+        if wait and self.held.of_container(work.name) is None:
+            self.locks.recovered.done(work.name)
+
+    async def _decide(self, sandbox: SandboxId) -> None:
+        await self._attempt(self.held.decide(sandbox), f"stopped container of {sandbox[:13]}")
+
+    async def _finish(self, sandbox: SandboxId) -> None:
+        """Deal with a stopped container."""
+        record = next((r for r in self.held.records() if r.sandbox == sandbox), None)
+        if record is not None:
+            work = self.paths.dump(record.container)
+            if work.is_dir():  # its guardian may still be at it
+                await self._dump(work, wait=True)
+            await self._decide(sandbox)
+            ending = to_the_end(self.held.finish(sandbox))
+            await self._attempt(ending, f"end of the stopped container of {sandbox[:13]}")
+            self.locks.recovered.done(record.container)
+        if sandbox not in self._unsettled:
+            self.locks.recovered.done(sandbox)
+
+    async def _by_sandbox(self) -> dict[SandboxId, list[Path]]:
+        """Return the sandboxes with something of a restore, and its containers' directories."""
+        found: dict[SandboxId, list[Path]] = {item: [] for item in self.sandboxes.sandboxes()}
+        sandboxes = {item.id: item.pod_sandbox_id for item in await self.cri.containers()}
+        for directory in self._restores():
+            if directory.name in sandboxes:
+                found.setdefault(sandbox_id(sandboxes[directory.name]), []).append(directory)
+            else:
+                self.locks.recovered.done(directory.name)  # `Restorer.sweep` removes it
+        return found
+
+    async def _settle(self, sandbox: SandboxId) -> None:
+        """Deal with what a restore has left of a sandbox, once it has come to its end."""
+        directories = self._unsettled.get(sandbox, [])
+        if await self._attempt(self._settled(sandbox, directories), f"pod {sandbox[:13]}"):
+            self._unsettled.pop(sandbox, None)
+        self.locks.recovered.done(sandbox, *(directory.name for directory in directories))
+
+    async def _settled(self, sandbox: SandboxId, directories: list[Path]) -> None:
+        arrived = False
         for directory in directories:
-            if directory.is_dir():
-                for name in sweep_partials(directory):
-                    _log.warning("removed the unfinished checkpoint %s", name)
+            arrived = await self._has_arrived(directory) or arrived
+        async with self.locks.whole(sandbox):
+            await to_the_end(self.sandboxes.recover(sandbox, arrived=arrived))
 
-    def _record_directories(self) -> Iterator[Path]:
-        yield self.paths.held
-        yield self.paths.sandboxes
-        yield from self.paths.restores.glob("*")
-        yield from self.paths.restored.glob("*")
-
-    async def _restore(self, directory: Path) -> None:
-        await body.recover(directory, records=self.records)
-        await settled(directory)
+    async def _has_arrived(self, directory: Path) -> bool:
+        """Return whether a container was restored and runs, with its address if it keeps one."""
+        plan = await in_thread(pending.read, directory)
+        if plan is not None:
+            await settled(directory)
         container = ContainerId(directory.name)
-        waits = await in_thread(pending.read, directory) is not None
-        if waits and (await self.cri.container(container)).running:
+        try:
+            found = await self.cri.container(container)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return False
+        if plan is not None and found.running:
             # It was restored, and the daemon died before it could say so.
             await self.restorer.reviver.finish(container)
+        return found.running and (plan is None or plan.address == AddressMode.KEEP)
 
-    def _waits_in(self, sandbox: SandboxId) -> bool:
-        plans = (pending.read(directory) for directory in self.paths.restores.glob("*"))
-        return any(plan is not None and plan.sandbox == sandbox for plan in plans)
+    async def _strays(self) -> None:
+        """Remove holds and address translations that a crash has left without a record."""
 
-    async def _attempt(self, work: Awaitable[None], what: str) -> None:
+        def owned(record: HoldRecord) -> bool:
+            return record.table in self.held.tables() or self.sandboxes.is_arriving(record.netns)
+
+        await strays.sweep(self.cri, owned=owned)
+        await address.sweep(keep=self.sandboxes.tables())
+
+    async def _attempt(self, work: Awaitable[object], what: str) -> bool:
+        """Do one piece of work; return whether it succeeded, having said once why it did not."""
         try:
             await work
-        except Exception:  # noqa: BLE001 - one piece must not cost the others
-            _log.exception("recovery: %s", what)
+        except Exception as error:  # noqa: BLE001 - one piece must not cost the others
+            if what not in self._failing:
+                _log.exception("recovery: %s", what)
+            else:
+                _log.debug("recovery: %s: %s", what, error)
+            self._failing.add(what)
+            return False
+        self._failing.discard(what)
+        return True

@@ -6,27 +6,31 @@ import asyncio
 import contextlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 
-from crishim.checkpoint import address
+from crishim.checkpoint import address, neighbours
 from crishim.checkpoint.flow import in_thread
-from crishim.checkpoint.hold import TargetHold, end_closed, sweep
+from crishim.checkpoint.hold import TargetHold, end_closed, remove, standing
+from crishim.checkpoint.recordfiles import RecordFiles
 from crishim.errors import (
     AlreadyExists,
     Corrupt,
     CrishimError,
     NotFound,
     Precondition,
+    Unavailable,
     Unsupported,
 )
-from crishim.ids import SandboxId, by_prefix
-from crishim.kernel import atomic
+from crishim.ids import SandboxId
 from crishim.kernel.netns import NetnsThread
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from crishim._proto.runtime.v1 import api_pb2
     from crishim.checkpoint.address import AddressRecord
     from crishim.checkpoint.held import Held
@@ -75,8 +79,9 @@ class Arrival:
     async def begin(self) -> None:
         """Give the pod its address; on failure `undo` is to be called."""
         self._begun = True
-        await self._hold.close()
+        # Known before its hold stands: a table that nobody knows is taken away (`strays`).
         self._sandboxes.remember(self._plan)
+        await self._hold.close()
         await address.apply(self._plan, self._hold.link)
         await self._hold.announce(self._plan.preserved)
         if self._source is not None:
@@ -89,29 +94,47 @@ class Arrival:
             await self._hold.seal()
 
     async def release(self) -> None:
-        """Let the connections go on."""
+        """Let the connections go on: the sockets are there.
+
+        Each step is tried, and none that fails takes the restore back, which has succeeded: what is
+        left is remembered, and `Sandboxes.sweep` and `hold.remove_left` try again.
+        """
         if self._over or not self._begun:
             return
         self._over = True
         earlier = self._held.stop_catching(self._source) if self._source is not None else []
-        await self._hold.release(self._plan.preserved, earlier=earlier)
+        await _tried(self._hold.release(self._plan.preserved, earlier=earlier))
+        await _tried(self._sandboxes.released(self._plan.sandbox))
         if self._source is not None:
-            await self._held.hand_over(self._source)
+            await _tried(self._held.hand_over(self._source))
 
     async def undo(self) -> None:
-        """Take the address away again; the hold ends last."""
+        """Take the address away again; the hold ends last, and stands until that has succeeded.
+
+        Each step is tried. Where the address stays for now, the next `arrive` or the next start of
+        the daemon takes it away first.
+        """
         if self._over:
             return
         self._over = True
         if self._source is not None and self._lifted:
-            await self._held.restore_node_hold(self._source)
-        if self._begun:
-            await end_closed(self._plan.netns, self.addresses)
-            await self._sandboxes.put_back(self._plan.sandbox)
-        self._sandboxes.forget(self._plan.sandbox)
-        await self._hold.abandon()
+            await _tried(self._held.restore_node_hold(self._source))
+        if await _tried(self._sandboxes.taken_back(self._plan, begun=self._begun)):
+            await _tried(self._hold.abandon())
+        else:
+            await _tried(self._hold.leave())
         if self._source is not None and self._begun:
-            await self._held.keep_again(self._source)
+            await _tried(self._held.keep_again(self._source))
+
+
+async def _tried(step: Awaitable[object]) -> bool:
+    """Run one step of an undo or a release; return whether it succeeded, having logged why not."""
+    try:
+        await step
+    except Exception:  # noqa: BLE001 - the next step must be tried whatever this one met
+        _log.exception("a step to leave a pod's network in order has failed")
+        return False
+    return True
 
 
 class Sandboxes:
@@ -122,10 +145,12 @@ class Sandboxes:
 
     def __init__(self, *, cri: Cri, paths: Paths, held: Held, disable_mptcp: bool) -> None:
         self._cri = cri
-        self._paths = paths
         self._held = held
         self._disable_mptcp = disable_mptcp
         self._records: dict[SandboxId, AddressRecord] = {}
+        self._files = RecordFiles(paths.sandboxes, paths.sandbox, encode=_encode, decode=_decode)
+        self._unfinished: set[SandboxId] = set()
+        self._unwritten: set[SandboxId] = set()
         self._arriving = asyncio.Lock()
 
     @property
@@ -198,7 +223,7 @@ class Sandboxes:
             )
         if len(states) > 1:
             raise Unsupported("pods with several interfaces keep no address yet")
-        if not states or sandbox in self._records:
+        if not states or await self._has_arrived(sandbox):
             return None
         state = states[0]
         target = await self._cri.sandbox(sandbox)
@@ -212,11 +237,29 @@ class Sandboxes:
             if source is None:
                 await address.check(state, await self._addresses(sandbox), link=hold.link)
             plan = await address.plan(hold.link, state, sandbox=sandbox, former=source)
-            await in_thread(self._store, plan)
+            await in_thread(self._files.write, sandbox, plan)
         except BaseException:
             await hold.abandon()
             raise
         return Arrival(self, self._held, hold, plan=plan, source=source)
+
+    async def _has_arrived(self, sandbox: SandboxId) -> bool:
+        """Return whether an earlier container of the pod brought the address for good.
+
+        What an earlier attempt has left is taken back first; nothing is restored on top of it.
+        Raises: Unavailable: what became of the earlier attempt is not known.
+        """
+        record = self._records.get(sandbox)
+        if record is not None and not record.released and sandbox in self._unfinished:
+            await self._take_back(record)
+            record = None
+        unknown = sandbox in self._files.unreadable or not self._files.loaded
+        if unknown or (record is not None and not record.released):
+            raise Unavailable(
+                "an earlier restore in this pod is still to be put in order",
+                hint="try again, or restore into a new pod",
+            )
+        return record is not None
 
     def _refuse_taken(self, state: InterfaceState, source: SandboxId | None) -> None:
         """Refuse an address that another sandbox has from us already: a second replica.
@@ -248,61 +291,131 @@ class Sandboxes:
                 found[sandbox] = (status.network.ip, *more)
         return found
 
-    async def put_back(self, sandbox: SandboxId) -> None:
-        """Give a sandbox the address that CNI assigned; nothing to do for others."""
-        record = self._records.get(sandbox)
-        if record is not None:
-            await address.put_back(record)
-            self.forget(sandbox)
-
     async def stopping(self, sandbox: str) -> None:
-        """Get a sandbox ready for CNI to take its address back.
+        """Get a sandbox ready for CNI to take its address back; what fails here stops nobody.
 
-        The node drops first what it could not deliver any more without the sandbox's routes.
+        The node drops first what it could not deliver any more without the sandbox's routes. What
+        is left over is remembered, and `sweep` tries again.
         """
-        if found := by_prefix(sandbox, self._held.sandboxes()):
-            await self._held.sandbox_stops(SandboxId(found))
-        if found := by_prefix(sandbox, self._records):
-            await self.put_back(SandboxId(found))
+        if sandbox in self._held.sandboxes():
+            await _tried(self._held.sandbox_stops(SandboxId(sandbox)))
+        if (record := self._records.get(SandboxId(sandbox))) is not None:
+            await _tried(self._put_back(record))
 
-    async def recover(self, sandbox: SandboxId, *, waiting: bool) -> None:
-        """Lift the hold that a crash in the middle of a restore has left over a sandbox.
+    async def released(self, sandbox: SandboxId) -> None:
+        """Write down that an address is there for good: the restore that brought it succeeded."""
+        record = replace(self._records[sandbox], released=True)
+        self._records[sandbox] = record
+        self._unfinished.discard(sandbox)
+        self._unwritten.add(sandbox)
+        await in_thread(self._files.write, sandbox, record)
+        self._unwritten.discard(sandbox)
 
-        Args: waiting: a container of the sandbox still waits for its restore: the address is put
-            back, and that restore begins anew.
+    async def taken_back(self, plan: AddressRecord, *, begun: bool) -> None:
+        """Take back what an arrival has changed, behind its hold.
+
+        Args: begun: it has changed the pod, and not only written down that it would.
+        On failure: `arrive` and `sweep` try again.
         """
-        record = self._records[sandbox]
-        own = self._held.of_sandbox(sandbox)
+        if begun:
+            self._unfinished.add(plan.sandbox)
+            await end_closed(plan.netns, plan.preserved.global_addresses)
+            await address.put_back(plan)
+        self.forget(plan.sandbox)
+
+    async def recover(self, sandbox: SandboxId, *, arrived: bool) -> None:
+        """Put in order what a crash in the middle of a restore has left of a sandbox.
+
+        Args: arrived: a container that was restored into it runs, and has the address. Otherwise
+            the address is put back, and the next restore begins anew.
+        """
+        record = self._records.get(sandbox)
+        if record is None:
+            return
+        if not arrived and not record.released:
+            self._unfinished.add(sandbox)
+            await self._take_back(record)
+            return
+        await self._remove_holds(record)
+        await self._hand_over(record)
+        if not record.released:
+            await self.released(sandbox)
+
+    async def _take_back(self, record: AddressRecord) -> None:
+        """Finish an undo: as `Arrival.undo`, with nothing left of the hold but its table."""
         source = self._held.of_addresses(record.preserved.global_addresses)
-        if waiting:
-            if source is not None:
-                await self._held.restore_node_hold(source.sandbox)
-            await end_closed(record.netns, record.preserved.global_addresses)
-            await self.put_back(sandbox)
-            if source is not None:
-                await self._held.keep_again(source.sandbox)
+        if source is not None:
+            await self._held.restore_node_hold(source.sandbox)
+        await end_closed(record.netns, record.preserved.global_addresses)
+        await address.put_back(record)
+        await self._remove_holds(record)
+        self.forget(record.sandbox)
+        if source is not None:
+            await self._held.keep_again(source.sandbox)
+        else:
+            await neighbours.loosen(record.preserved.global_addresses)
+
+    async def _remove_holds(self, record: AddressRecord) -> None:
+        """Remove the holds in a sandbox but that of a container that was stopped in it since."""
         with contextlib.suppress(NotFound):
-            # The sandbox may itself hold the connections of a container that was stopped since.
-            await sweep(record.netns, keep=[own.pod_hold.table] if own and own.pod_hold else [])
-        if not waiting and source is not None and source.sandbox != sandbox:
+            for found in await standing(record.netns):
+                if found.table not in self._held.tables():
+                    await remove(found)
+
+    async def _hand_over(self, record: AddressRecord) -> None:
+        source = self._held.of_addresses(record.preserved.global_addresses)
+        if source is not None and source.sandbox != record.sandbox:
             await self._held.hand_over(source.sandbox)
 
+    async def _put_back(self, record: AddressRecord) -> None:
+        await address.put_back(record)
+        self.forget(record.sandbox)
+
     async def sweep(self) -> None:
-        """Free the addresses of sandboxes that somebody removed without asking us."""
+        """Try again what could not be done, and free addresses of sandboxes removed past us."""
         known = self.sandboxes()  # before the runtime is asked: younger ones are not in its answer
         live = {item.id for item in await self._cri.sandboxes()}
+        self._files.keep_unreadable(live)
         for sandbox in known:
+            record = self._records.get(sandbox)
+            if record is None:
+                continue
             if sandbox not in live:
-                await self.put_back(sandbox)
+                await _tried(self._put_back(record))
+            elif record.released:
+                await _tried(self._hand_over(record))
+                if sandbox in self._unwritten:
+                    await _tried(self.released(sandbox))
+
+    @property
+    def unfinished(self) -> list[SandboxId]:
+        """The sandboxes with something of a failed restore in them that is to be taken back."""
+        return [item for item in self._unfinished if item in self._records]
 
     def sandboxes(self) -> list[SandboxId]:
         """Return the sandboxes with a preserved address."""
         return list(self._records)
 
+    def is_arriving(self, netns: str) -> bool:
+        """Return whether a sandbox is getting an address, or may be: its hold stands by right."""
+        return any(r.netns == netns and not r.released for r in self._records.values())
+
+    def tables(self) -> set[str]:
+        """Return the names of the nftables tables that translate preserved addresses."""
+        unreadable = {address.table_of(sandbox) for sandbox in self._files.unreadable}
+        return unreadable | {record.table for record in self._records.values()}
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the records that an earlier daemon left could be read."""
+        return self._files.loaded
+
     def forget(self, sandbox: SandboxId) -> None:
         """Drop the record of a sandbox."""
+        self._files.remove(sandbox)
         self._records.pop(sandbox, None)
-        self._paths.sandbox(sandbox).unlink(missing_ok=True)
+        self._unfinished.discard(sandbox)
+        self._unwritten.discard(sandbox)
 
     def correct(self, status: api_pb2.PodSandboxStatus) -> None:
         """Put the preserved addresses into a status that names the ones CNI assigned."""
@@ -318,24 +431,25 @@ class Sandboxes:
             status.network.additional_ips.add(ip=ip)
 
     def load(self) -> None:
-        """Read the records that an earlier daemon has left."""
-        for path in sorted(self._paths.sandboxes.glob("*.json")):
-            with atomic.damaged_aside(path):
-                record = _decode(path.read_bytes())
-                self._records[record.sandbox] = record
+        """Read the records that an earlier daemon has left; none is acted upon yet.
+
+        Raises: OSError: their directory cannot be read.
+        """
+        for sandbox, record in self._files.read().items():
+            self._records.setdefault(sandbox, record)
 
     def remember(self, record: AddressRecord) -> None:
         """Count a sandbox among those with a preserved address."""
+        self._unfinished.discard(record.sandbox)
         self._records[record.sandbox] = record
 
-    def _store(self, record: AddressRecord) -> None:
-        self._paths.sandboxes.mkdir(mode=0o700, parents=True, exist_ok=True)
-        data = json.dumps(record.to_json()).encode()
-        atomic.write_file(self._paths.sandbox(record.sandbox), data)
+
+def _encode(record: AddressRecord) -> bytes:
+    return json.dumps(record.to_json()).encode()
 
 
 def _decode(data: bytes) -> address.AddressRecord:
     try:
         return address.AddressRecord.from_json(json.loads(data))
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:
         raise Corrupt("not a record of a sandbox's address", details=str(error)) from error

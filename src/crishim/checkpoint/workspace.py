@@ -79,11 +79,11 @@ class Workspace:
 
     def note_directory(self, directory: Path) -> None:
         """Write down where a half archive is going to be."""
-        (self.path / _DIRECTORY).write_text(str(directory), encoding="utf-8")
+        (self.path / _DIRECTORY).write_bytes(os.fsencode(directory))
 
     def note_freezer(self, freezer: Path) -> None:
         """Write down which cgroup is going to be frozen."""
-        (self.path / _FREEZER).write_text(str(freezer), encoding="utf-8")
+        (self.path / _FREEZER).write_bytes(os.fsencode(freezer))
 
 
 def thaw_abandoned(path: Path) -> None:
@@ -102,6 +102,6 @@ def archive_directory(path: Path) -> Path | None:
 
 def _noted(note: Path) -> Path | None:
     try:
-        return type(note)(note.read_text(encoding="utf-8"))
+        return type(note)(os.fsdecode(note.read_bytes()))
     except FileNotFoundError:
         return None

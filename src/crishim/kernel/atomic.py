@@ -15,7 +15,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING
 
-from crishim.errors import Corrupt, NoSpace, NotFound, Precondition
+from crishim.errors import NoSpace, NotFound, Precondition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,18 +124,3 @@ def lock_fd(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def damaged_aside(path: Path) -> Iterator[None]:
-    """Move a file aside whose reading in the block raises Corrupt, and log it, and go on.
-
-    One unreadable record must not keep a daemon from serving all the others.
-    """
-    try:
-        yield
-    except (Corrupt, OSError) as error:
-        aside = path.with_name(f"{path.name}.damaged")
-        _log.error("%s is not read and moved to %s: %s", path, aside, error)
-        with contextlib.suppress(OSError):
-            os.rename(path, aside)

@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 
 import pytest
 
 from crishim.checkpoint import address as addresses
 from crishim.checkpoint import hold, neighbours
-from crishim.errors import NotFound
+from crishim.errors import NotFound, Precondition, ToolFailed
 from crishim.kernel.netns import NetnsThread
 from crishim.kernel.sockdiag import CLOSING, SockDiag
 from crishim.tools.nft import Nft
@@ -78,18 +80,58 @@ async def test_a_lasting_hold_stays_until_it_is_removed(network):
     await held.take_frames()
     record = hold.HoldRecord(**held.record.to_json())
     assert tables(pod.path) == [record.table]
-    assert await hold.sweep(pod.path, keep=[record.table]) == []
+    assert await hold.standing(pod.path) == [record]
     await hold.remove(record)
     assert tables(pod.path) == []
     await hold.remove(record)
 
 
-async def test_sweep_takes_what_a_crash_left(network):
+async def test_what_a_release_could_not_remove_is_removed_later(network, monkeypatch):
+    pod = network.pod(2)
+    held = await hold.SourceHold.prepare(pod.path, lasting=True)
+    await held.close()
+    with monkeypatch.context() as broken:
+        broken.setattr(Nft, "run", refuse)
+        with pytest.raises(ToolFailed):
+            await hold.remove(held.record)
+        await held.release()
+        with pytest.raises(ToolFailed):
+            await hold.remove_left()
+    assert tables(pod.path) == [held.record.table]
+    await hold.remove_left()
+    assert tables(pod.path) == []
+
+
+def refuse(*_):
+    raise ToolFailed("nft", 1)
+
+
+async def test_a_hold_of_the_node_goes_on_while_it_is_set_again(network):
+    node = hold.NodeHold(["10.77.0.2", "fd77::2"], key="0123456789ab")
+    for _ in range(2):
+        await node.close()
+        assert await hold.standing("") == [node.record]
+    await hold.remove(node.record)
+    assert await hold.standing("") == []
+
+
+async def test_a_namespace_that_cannot_be_entered_is_not_taken_for_gone(network, monkeypatch):
     pod = network.pod(2)
     held = await hold.SourceHold.prepare(pod.path, lasting=True)
     await held.close()
     await held.take_frames()
-    assert await hold.sweep(pod.path) == [held.record.table]
+    opened = os.open
+
+    def too_many(path, *arguments):
+        if path == pod.path:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opened(path, *arguments)
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "open", too_many)
+        with pytest.raises(Precondition):
+            await hold.remove(held.record)
+    await hold.remove(held.record)
     assert tables(pod.path) == []
 
 

@@ -1,0 +1,100 @@
+"""What dumps of a daemon that is gone have left: frozen containers, files, half archives.
+
+Each dump is looked at on its own, and only evidence counts: a container is thawed if no checkpoint
+was to stop it, or if its archive is certainly no more than a half one. What nobody knows enough
+about keeps its files, and is looked at again later. None of it needs containerd, but for a
+container whose record is damaged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crishim.checkpoint import patience, workspace
+from crishim.checkpoint.archive import sweep_partials
+from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.lanes import Lane
+from crishim.checkpoint.store import KUBELET_DIRECTORY
+from crishim.kernel import atomic, tree
+
+if TYPE_CHECKING:
+    from crishim.checkpoint.held import Held
+    from crishim.containerd.cri import Cri
+    from crishim.paths import Paths
+
+_log = logging.getLogger(__name__)
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandoned:
+    """The dumps that somebody left in the middle."""
+
+    paths: Paths
+    cri: Cri
+    held: Held
+
+    def directories(self) -> list[Path]:
+        """Return the work directories of dumps, abandoned or not."""
+        with contextlib.suppress(OSError):
+            return [path for path in sorted(self.paths.dumps.iterdir()) if path.is_dir()]
+        return []
+
+    async def put_in_order(self, work: Path, *, wait: bool) -> None:
+        """Thaw what a dump has frozen, if that is right, and remove its files.
+
+        Args: wait: for its guardian, which does the same; otherwise nothing is done while somebody
+            is at work there, a dump of ours included.
+        """
+        while (lock := await in_thread(atomic.try_lock, work / "lock")) is None:
+            if not wait:
+                return
+            await asyncio.sleep(_POLL_S)
+        try:
+            if not await self._is_known(work.name):
+                return
+            if self.held.of_container(work.name) is None:
+                await in_thread(workspace.thaw_abandoned, work, lane=Lane.PAUSE)
+            directory = await in_thread(workspace.archive_directory, work)
+            if directory is None or await self.sweep_partials(directory):
+                await in_thread(tree.remove_tree, work, lane=Lane.BULK)
+        finally:
+            os.close(lock)
+
+    async def _is_known(self, container: str) -> bool:
+        """Return whether it is known by now if a container that was dumped is to go on."""
+        record = self.held.of_container(container)
+        if record is not None:
+            await self.held.decide(record.sandbox)
+        elif self.held.unreadable:
+            return (await self.cri.container(container)).sandbox not in self.held.unreadable
+        return not self.held.is_undecided(container)
+
+    async def partials(self) -> None:
+        """Remove half archives where most archives are."""
+        for directory in (self.paths.store, KUBELET_DIRECTORY):
+            await self.sweep_partials(directory)
+
+    async def sweep_partials(self, directory: Path) -> bool:
+        """Remove half archives of dead writers; return whether there are none left.
+
+        One may be the only evidence of what became of a container: then all stay.
+        """
+        undecided = [self.held.of_sandbox(sandbox) for sandbox in self.held.undecided]
+        if any(record and Path(record.archive).parent == directory for record in undecided):
+            return False
+
+        def sweep() -> list[str]:
+            return sweep_partials(directory) if directory.is_dir() else []
+
+        # Its disk may be one that never answers. What is left behind then does no harm later:
+        # it removes nothing that somebody writes.
+        for name in await patience.look(sweep):
+            _log.warning("removed the unfinished checkpoint %s", name)
+        return True

@@ -1,0 +1,111 @@
+"""Records on disk, one file for each sandbox, read at start by a daemon that must start.
+
+A file that cannot be read costs nobody the others. What it was about is still known by its name, so
+its sandbox counts as unreadable until it is gone: nobody acts there as if nothing had been written
+down. This module never knows what a record means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from crishim.errors import Corrupt, InvalidRequest
+from crishim.ids import SandboxId, sandbox_id
+from crishim.kernel import atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_R = TypeVar("_R")
+_RECORD = ".json"
+_DAMAGED = ".json.damaged"
+
+
+class RecordFiles(Generic[_R]):
+    """The files of one directory, one for each sandbox.
+
+    Args:
+        path: where a sandbox's record is: its id and ".json".
+        encode, decode: to and from the content; `decode` raises Corrupt for anything else.
+    Attributes:
+        unreadable: sandboxes with a record that says nothing to us.
+        loaded: False after a `read` that failed as a whole.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        path: Callable[[SandboxId], Path],
+        *,
+        encode: Callable[[_R], bytes],
+        decode: Callable[[bytes], _R],
+    ) -> None:
+        self.unreadable: set[SandboxId] = set()
+        self.loaded = True
+        self._directory = directory
+        self._path = path
+        self._encode = encode
+        self._decode = decode
+
+    def read(self) -> dict[SandboxId, _R]:
+        """Return all records that can be read, and note those that cannot.
+
+        A damaged one is moved aside, once; one that the disk does not give stays for the next time.
+        Raises: OSError: the directory itself cannot be read; nothing is known then.
+        """
+        found: dict[SandboxId, _R] = {}
+        self.loaded = False
+        with contextlib.suppress(FileNotFoundError):
+            for name in sorted(os.listdir(self._directory)):
+                stem = name.removesuffix(_DAMAGED).removesuffix(_RECORD)
+                if stem == name:
+                    continue
+                try:
+                    sandbox = sandbox_id(stem)
+                    if name.endswith(_DAMAGED):
+                        self.unreadable.add(sandbox)
+                    else:
+                        found[sandbox] = self._decode((self._directory / name).read_bytes())
+                except InvalidRequest:
+                    _log.warning("%s is no record of ours", self._directory / name)
+                except (Corrupt, OSError) as error:
+                    self._set_aside(sandbox, error)
+        self.unreadable -= found.keys()
+        self.loaded = True
+        return found
+
+    def _set_aside(self, sandbox: SandboxId, error: Exception) -> None:
+        self.unreadable.add(sandbox)
+        path = self._path(sandbox)
+        if not isinstance(error, Corrupt):
+            _log.error("%s cannot be read: %s", path, error)
+            return
+        aside = _aside(path)
+        _log.error("%s is damaged and moved to %s: %s", path, aside, error)
+        with contextlib.suppress(OSError):
+            os.rename(path, aside)
+
+    def write(self, sandbox: SandboxId, record: _R) -> None:
+        """Replace a sandbox's record durably."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        atomic.write_file(self._path(sandbox), self._encode(record))
+
+    def remove(self, sandbox: SandboxId) -> None:
+        """Remove a sandbox's record, if there is one."""
+        self._path(sandbox).unlink(missing_ok=True)
+
+    def keep_unreadable(self, live: Collection[str]) -> None:
+        """Forget unreadable records of sandboxes that are gone: they concern nobody any more."""
+        for sandbox in [item for item in self.unreadable if item not in live]:
+            self.unreadable.discard(sandbox)
+            for path in (self._path(sandbox), _aside(self._path(sandbox))):
+                path.unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(path.stem + _DAMAGED)

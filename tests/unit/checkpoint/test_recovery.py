@@ -1,0 +1,233 @@
+"""A start with whatever is found on disk: it serves, and what is right is done all the same."""
+
+import asyncio
+import json
+import os
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from crishim.checkpoint import hold, neighbours, patience
+from crishim.checkpoint.held import Held
+from crishim.checkpoint.heldrecord import encode, this_boot
+from crishim.checkpoint.locks import Locks
+from crishim.checkpoint.recovery import Recovery
+from crishim.checkpoint.sandboxes import Sandboxes
+from crishim.errors import Precondition, ToolFailed
+from crishim.kernel import mounts, tree
+from crishim.paths import Paths
+from crishim.tools.runc import Runc
+from tests.unit.checkpoint.samples import held_record
+
+pytestmark = pytest.mark.usefixtures("kernel")
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """The node's network, as far as nobody looks: which holds were removed, which neighbours."""
+    seen = SimpleNamespace(removed=[], loosened=[])
+
+    async def remove(record):
+        seen.removed.append(record.table)
+
+    async def loosen(addresses):
+        seen.loosened += addresses
+
+    monkeypatch.setattr(hold, "remove", remove)
+    monkeypatch.setattr(neighbours, "loosen", loosen)
+    monkeypatch.setattr(neighbours, "sweep", lambda **_: None)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.5)
+    return seen
+
+
+class Node:
+    """A state directory, and a daemon that starts on it."""
+
+    def __init__(self, path):
+        self.path = path
+        self.paths = Paths(state=path / "state", run=path / "run")
+        for directory in (self.paths.dumps, self.paths.held, self.paths.store):
+            directory.mkdir(parents=True)
+        self.again()
+
+    def again(self):
+        """Make the daemon anew, as its next start does."""
+        self.locks = Locks()
+        self.held = Held(self.paths, None)
+        self.sandboxes = Sandboxes(cri=None, paths=self.paths, held=self.held, disable_mptcp=False)
+        self.recovery = Recovery(
+            paths=self.paths, cri=None, records=None, held=self.held, sandboxes=self.sandboxes,
+            restorer=None, pins=None, locks=self.locks, connections_wait_s=60,
+        )  # fmt: skip
+
+    async def start(self):
+        self.recovery.load()
+        await self.recovery.begin()
+
+    def dump(self, container="d1", *, archive_directory=None):
+        """A container that a dump has left frozen; return its cgroup."""
+        work, cgroup = self.paths.dumps / container, self.path / f"cgroup-{container}"
+        work.mkdir()
+        cgroup.mkdir()
+        (cgroup / "cgroup.freeze").write_text("1")
+        (cgroup / "cgroup.events").write_text("populated 1\nfrozen 1\n")
+        (cgroup / "cgroup.procs").write_text("1\n")
+        (work / "freezer").write_text(str(cgroup))
+        (work / "directory").write_text(str(archive_directory or self.paths.store))
+        return cgroup
+
+    def stopped(self, container="d1", **changes):
+        """A record of a container that a dump was to stop; return its half archive."""
+        half = self.path / ".a.tar.0123abcd.partial"
+        half.write_text("half")
+        runc = self.path / "runc" / container
+        runc.mkdir(parents=True)
+        cgroup = str(self.path / f"cgroup-{container}")
+        (runc / "state.json").write_text(json.dumps({"cgroup_paths": {"": cgroup}}))
+        record = replace(
+            held_record(archive=str(self.path / "a.tar")), container=container,
+            pod_hold=hold.HoldRecord(netns="/nowhere", family="netdev", table="crishim_hold_1"),
+            inode=half.stat().st_ino, boot_id=this_boot(), frozen=True, kubelet=True,
+            runc=Runc(binary="runc", root=runc.parent, systemd_cgroup=False), **changes,
+        )  # fmt: skip
+        (self.paths.held / f"{record.sandbox}.json").write_bytes(encode(record))
+        return half
+
+
+@pytest.fixture
+def node(tmp_path):
+    return Node(tmp_path)
+
+
+def frozen(cgroup):
+    return (cgroup / "cgroup.freeze").read_text()[0] == "1"
+
+
+def test_nothing_on_disk_keeps_the_daemon_from_serving(node, monkeypatch):
+    """Each of these did: it is said, and the node has its socket."""
+    (node.paths.dumps / "stray").write_text("x")
+    (node.paths.held / "5a.json").write_bytes(b"\xff\xfe")
+    (node.paths.held / "5b.json").mkdir()
+    (node.paths.held / "..json").write_text("{}")
+    (node.paths.state / "restores").write_text("no directory")
+    (node.paths.state / "sandboxes").write_text("no directory")
+    refuse = PermissionError("netlink")
+    monkeypatch.setattr(neighbours, "sweep", lambda **_: (_ for _ in ()).throw(refuse))
+    node.recovery.load()
+
+
+def test_an_unreadable_record_still_says_which_pod_is_cut_off(node):
+    """Taken for no record, its frozen container would be dumped again and then thawed."""
+    (node.paths.held / "5a.json").write_text("{")
+    for _ in range(2):  # it is set aside at the first start, and not forgotten at the second
+        node.again()
+        node.recovery.load()
+        assert "5a" in node.held.sandboxes()
+        with pytest.raises(Precondition, match="its record is damaged"):
+            node.held.of_sandbox("5a")
+    assert (node.paths.held / "5a.json.damaged").exists()
+
+
+async def test_one_odd_dump_does_not_keep_another_frozen(node, monkeypatch):
+    """A stray file, a note that is no UTF-8, a live mount below a dump's directory."""
+    (node.paths.dumps / "stray").write_text("x")
+    (node.paths.dumps / "a").mkdir()
+    (node.paths.dumps / "a" / "directory").write_bytes(b"/nowhere/\xff\xfe")
+    mounted = node.dump("b")
+    good = node.dump("c")
+    found = mounts.read_mounts()
+    live = replace(found[0], mount_point=str(node.paths.dumps / "b" / "images"))
+    monkeypatch.setattr(tree, "read_mounts", lambda: [*found, live])
+    await node.start()
+    assert not frozen(mounted)
+    assert not frozen(good)
+    assert sorted(os.listdir(node.paths.dumps)) == ["b", "stray"]
+
+
+async def test_a_dead_directory_of_archives_holds_up_nobody(node, monkeypatch):
+    """Whoever asks a dead NFS server hangs; the containers of the node are thawed all the same."""
+    dead, answer = node.path / "dead", threading.Event()
+    listdir = os.listdir
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(
+        "os.listdir", lambda path=".": answer.wait() if path == dead else listdir(path)
+    )
+    dead.mkdir()
+    first, second = node.dump("a", archive_directory=dead), node.dump("b")
+    try:
+        async with asyncio.timeout(5):
+            await node.start()
+    finally:
+        answer.set()
+    assert not frozen(first)
+    assert not frozen(second)
+    assert sorted(listdir(node.paths.dumps)) == ["a"]  # looked at again later
+
+
+async def test_a_dump_that_was_to_stop_and_did_not_leaves_a_pod_with_a_network(node, kernel):
+    """Daemon and guardian died: the container goes on, and its hold goes before its record."""
+    cgroup, half = node.dump(), node.stopped()
+    await node.start()
+    assert not frozen(cgroup)
+    assert kernel.removed == ["crishim_hold_1"]
+    assert node.held.sandboxes() == []
+    assert list(node.paths.held.iterdir()) == []
+    assert half.exists()  # it lies in no directory that was noted
+
+
+async def test_a_hold_that_cannot_be_removed_is_tried_again(node, monkeypatch):
+    async def refuse(record):
+        raise ToolFailed("nft", 1)
+
+    node.dump()
+    node.stopped()
+    removed = hold.remove
+    monkeypatch.setattr(hold, "remove", refuse)
+    await node.start()
+    assert node.held.sandboxes() != []
+    assert node.recovery.restless
+    monkeypatch.setattr(hold, "remove", removed)
+    await node.recovery.begin()
+    assert node.held.sandboxes() == []
+
+
+async def test_a_whole_archive_keeps_its_source_frozen(node, kernel):
+    cgroup, half = node.dump(), node.stopped()
+    half.rename(node.path / "a.tar")
+    await node.start()
+    assert frozen(cgroup)
+    assert kernel.removed == []
+    assert node.held.of_container("d1") is not None
+    assert list(node.paths.dumps.iterdir()) == []
+
+
+async def test_an_archive_that_was_moved_away_is_no_reason_to_thaw(node, kernel):
+    """It would be a second live copy; nobody knows, so the container stays as it is."""
+    cgroup, half = node.dump(), node.stopped()
+    half.unlink()
+    await node.start()
+    assert frozen(cgroup)
+    assert kernel.removed == []
+    assert node.held.of_container("d1") is not None
+    assert node.held.undecided
+
+
+async def test_a_container_that_runs_was_let_go_on_by_its_guardian(node, kernel):
+    cgroup, half = node.dump(), node.stopped()
+    half.unlink()
+    (cgroup / "cgroup.events").write_text("populated 1\nfrozen 0\n")
+    await node.start()
+    assert kernel.removed == ["crishim_hold_1"]
+    assert node.held.sandboxes() == []
+
+
+async def test_calls_wait_for_what_is_not_in_order_yet(node):
+    node.dump("d2")
+    node.stopped("d1")
+    node.recovery.load()
+    for identity in ("d1", "d2", "5a"):
+        with pytest.raises(Exception, match="still being put in order"):
+            await node.locks.recovered.wait(identity, timeout_s=0)
+    await node.locks.recovered.wait("somebody else", timeout_s=0)

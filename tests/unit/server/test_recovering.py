@@ -1,0 +1,70 @@
+"""What an earlier daemon left, while calls come in: each pod is dealt with on its own."""
+
+import asyncio
+
+import pytest
+
+from crishim.checkpoint import address, neighbours, recovery, strays
+from crishim.ids import ContainerId
+from tests.unit.server.flows import serving_node
+
+
+@pytest.fixture
+async def node(tmp_path, monkeypatch):
+    async def nothing(*_, **__):
+        """Need no nftables."""
+
+    monkeypatch.setattr(strays, "sweep", nothing)
+    monkeypatch.setattr(address, "sweep", nothing)
+    monkeypatch.setattr(recovery, "clear_mounts", nothing)
+    monkeypatch.setattr(neighbours, "sweep", lambda **_: None)
+    async with serving_node(tmp_path) as node:
+        yield node
+
+
+async def test_a_slow_restore_in_one_pod_holds_up_no_other(node, monkeypatch):
+    """CRIU of a big process goes on after a crash; its own pod's calls wait for it, no others."""
+    node.archive()
+    slow, other = [node.containerd.pod(uid=uid) for uid in ("slow", "other")]
+    first, second = [await node.create(pod, restore="saved") for pod in (slow, other)]
+    over = asyncio.Event()
+
+    async def settled(directory):
+        if directory.name == first:
+            await over.wait()
+
+    monkeypatch.setattr(recovery, "settled", settled)
+    node.flows.recovery.load()
+    await node.flows.recovery.begin()
+    running = asyncio.ensure_future(node.flows.recovery.run())
+    await asyncio.wait_for(node.start(second), 5)
+    waiting = asyncio.ensure_future(node.start(first))
+    await asyncio.wait([waiting], timeout=0.1)
+    assert not waiting.done()
+    over.set()
+    await asyncio.wait_for(asyncio.gather(running, waiting), 5)
+    assert sorted(node.containerd.revived) == sorted([first, second])
+
+
+async def test_a_restore_that_came_to_life_is_finished_and_not_begun_again(node):
+    node.archive()
+    pod = node.containerd.pod()
+    container = await node.create(pod, restore="saved")
+    await node.flows.cri.start_container(ContainerId(container))  # and the daemon was killed
+    node.flows.recovery.load()
+    await node.flows.recovery.run()
+    assert not (node.paths.restores / container / "pending").exists()
+    assert node.flows.restored.before(pod_uid="uid", container="counter")
+
+
+async def test_one_damaged_plan_costs_the_others_nothing(node):
+    node.archive()
+    pods = [node.containerd.pod(uid=uid) for uid in ("damaged", "good")]
+    damaged, good = [await node.create(pod, restore="saved") for pod in pods]
+    (node.paths.restores / damaged / "pending").write_bytes(b"\xff")
+    node.flows.recovery.load()
+    await node.flows.recovery.run()
+    assert node.flows.recovery.restless
+    await asyncio.wait_for(node.stop_pod(pods[0]), 5)
+    await node.start(good)
+    assert node.containerd.revived == [good]

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import grpc
 
 from crishim import log
-from crishim.errors import CrishimError, Unavailable
+from crishim.errors import (
+    AlreadyExists,
+    Busy,
+    CrishimError,
+    InvalidRequest,
+    NotFound,
+    Precondition,
+    Unavailable,
+    Unsupported,
+)
 from crishim.server.status import status_of
 
 if TYPE_CHECKING:
@@ -33,6 +42,8 @@ Unary: TypeAlias = Callable[[Request, Context], Awaitable[Answer]]
 Stream: TypeAlias = Callable[[Request, Context], AsyncIterator[Answer]]
 
 STOPPING = "crishim is stopping"
+_REFUSALS = (AlreadyExists, Busy, InvalidRequest, NotFound, Precondition, Unavailable, Unsupported)
+"""What a caller asked for cannot be, and it was told so: nothing of ours has failed."""
 
 
 class Calls:
@@ -192,6 +203,8 @@ def _report(error: Exception, details: str) -> None:
     if isinstance(error, grpc.aio.AioRpcError):
         # containerd has logged it; kubelet asks for objects that are gone all the time.
         _log.debug("containerd answered %s: %s", error.code().name, details)
+    elif isinstance(error, _REFUSALS):
+        _log.warning("refused: %s", details)
     elif isinstance(error, CrishimError):
         _log.error("%s", details)
     else:

@@ -126,6 +126,28 @@ async def test_error_of_a_tool_names_log_and_request(
     assert details.partition("[request ")[2] in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (errors.Unsupported("it uses io_uring"), logging.WARNING),
+        (errors.Precondition("it was started already"), logging.WARNING),
+        (errors.NotFound("no such checkpoint"), logging.WARNING),
+        (errors.Corrupt("it is damaged"), logging.ERROR),
+        (errors.NoSpace("the disk is full"), logging.ERROR),
+    ],
+)
+async def test_a_refusal_is_no_error_of_the_daemon(
+    relay: Relaying, caplog: pytest.LogCaptureFixture, error: errors.CrishimError, level: int
+) -> None:
+    async def override(request, context):
+        raise error
+
+    relay.overrides[STATUS] = override
+    await failure_of(relay.unary(STATUS)(b""))
+    [record] = [record for record in caplog.records if str(error) in record.getMessage()]
+    assert record.levelno == level
+
+
 async def test_fault_of_ours_is_logged_with_its_place(
     relay: Relaying, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint.blocks import changed_extents, patched_digests
-from crishim.checkpoint.layer_write import LayerWriter, is_sparse
+from crishim.checkpoint.extents import Extents
+from crishim.checkpoint.layer_write import DEPTH_MAX, LayerWriter, is_sparse
 from crishim.errors import DeadlineExceeded, Unsupported
 from crishim.kernel.atomic import storage_errors
 from crishim.kernel.mounts import fs_type_at
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 MEMBERS = ("rootfs-diff.tar", "rootfs-diff.2.tar", "rootfs-diff.3.tar")
 """Where an archive keeps what each pass has found, in the order in which they are applied."""
 
-_DEPTH_MAX = 256
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _CLOCK_TICK_NS = 20_000_000
@@ -102,7 +102,7 @@ class LayerCapture:
         self._cancelled = threading.Event()
         self._entries = 0
         self._links: dict[int, _Links] = {}
-        self._digests: dict[int, list[bytes]] = {}
+        self._digests: dict[int, bytes] = {}
         self._first = self._last = False
         self._fd = -1
         self._writer: LayerWriter
@@ -194,8 +194,8 @@ class LayerCapture:
 
     def _walk(self, path_fd: int, directory: str, depth: int, *, fresh: bool) -> None:
         """Write what changed in a directory; all of it if `fresh`."""
-        if depth > _DEPTH_MAX:
-            raise Unsupported(f"the writable layer is nested deeper than {_DEPTH_MAX} directories")
+        if depth > DEPTH_MAX:
+            raise Unsupported(f"the writable layer is nested deeper than {DEPTH_MAX} directories")
         known = {} if fresh else self._known.get(directory, {})
         found: dict[str, _Mark] = {}
         due, every = self._due, self._every_file
@@ -312,7 +312,7 @@ class LayerCapture:
                 extents = changed_extents(fd, status.st_size, digests)
                 content = self._writer.patch(name, status, xattrs, fd, extents)
             else:
-                digests, extents = [], [(0, status.st_size)]
+                digests, extents = b"", Extents([(0, status.st_size)])
                 content = self._writer.file(name, status, xattrs, fd)
                 if content.sparse or status.st_size < _PATCH_BYTES_MIN:
                     digests = None

@@ -249,9 +249,11 @@ class _Applier:
         """Write content and metadata of a regular file, and close it."""
         try:
             os.ftruncate(fd, entry.size)
-            for offset, data, size in entry.extents:
+            data = entry.data
+            for offset, size in entry.extents:
                 if copy_range(self._archive_fd, data, fd, offset, size) != size:
                     raise Corrupt("the writable layer in the archive is truncated")
+                data += size
             os.fchown(fd, entry.uid, entry.gid)
             os.fchmod(fd, entry.mode)
             _set_xattrs(fd, entry)

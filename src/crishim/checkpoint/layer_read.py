@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import os
 import re
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint import tarformat
+from crishim.checkpoint.extents import Extents
 from crishim.checkpoint.layer_write import (
+    DEPTH_MAX,
     LITERAL,
+    NAME_BYTES_MAX,
     OPAQUE_NAME,
     PATCH,
+    PATH_BYTES_MAX,
+    PAX_BYTES_MAX,
     REMOVED,
+    SPARSE_MAP_BYTES_MAX,
     WHITEOUT_PREFIX,
     XATTR,
 )
@@ -36,10 +43,9 @@ _KINDS = frozenset(
         tarformat.FIFO,
     )
 )
-_PAX_BYTES_MAX = 1 << 20
-_PATH_BYTES_MAX = 1 << 16
-_SPARSE_MAP_BYTES_MAX = 64 << 20
-_FILE_BYTES_MAX = 1 << 62
+_FILE_BYTES_MAX = (1 << 63) - 1
+_MAP_SLICE_BYTES = 64 << 10
+"""As much of a map is split at a time: no other thread runs meanwhile."""
 _MTIME = re.compile(rb"(-?)(\d{1,12})(?:\.(\d{1,9})\d*)?")
 
 
@@ -52,7 +58,8 @@ class LayerEntry:
         kind: a tar type, or one of WHITEOUT, OPAQUE, REMOVED_ENTRY, PATCHED.
         link: target as written (symbolic link); see `target` for hard links.
         target: components of a hard link's target.
-        extents: (offset in the file, offset in the archive, length) of the content.
+        extents: the parts of a file that have content.
+        data: where that lies in the archive, part after part.
         size: of the file, holes included.
     """
 
@@ -66,7 +73,8 @@ class LayerEntry:
     target: tuple[bytes, ...]
     device: tuple[int, int]
     xattrs: Mapping[str, bytes]
-    extents: tuple[tuple[int, int, int], ...]
+    extents: Extents
+    data: int
     size: int
 
 
@@ -97,12 +105,11 @@ def read_layer(fd: int, offset: int, size: int) -> Iterator[LayerEntry]:
         if offset + tarformat.padded(data_bytes) > end:
             raise Corrupt("the writable layer in the archive is truncated")
         if header.kind == tarformat.PAX:
-            if data_bytes > _PAX_BYTES_MAX:
+            if data_bytes > PAX_BYTES_MAX:
                 raise Corrupt("an extended header of the writable layer is too large")
             records = tarformat.parse_pax(os.pread(fd, data_bytes, offset))
         else:
-            extents, file_bytes = _extents(fd, offset, data_bytes, records)
-            yield _entry(header, records, extents, file_bytes)
+            yield _entry(header, records, _content(fd, offset, data_bytes, records))
             records = {}
         offset += tarformat.padded(data_bytes)
 
@@ -110,8 +117,7 @@ def read_layer(fd: int, offset: int, size: int) -> Iterator[LayerEntry]:
 def _entry(
     header: tarformat.Header,
     records: Mapping[bytes, bytes],
-    extents: tuple[tuple[int, int, int], ...],
-    size: int,
+    content: tuple[Extents, int, int],
 ) -> LayerEntry:
     if header.kind not in _KINDS:
         raise Corrupt(f"the writable layer has an entry of type {header.kind!r}")
@@ -119,8 +125,11 @@ def _entry(
     if not path and header.kind != tarformat.DIRECTORY:
         raise Corrupt("the root of the writable layer is not a directory")
     kind, path = _meaning(header.kind, path, records)
+    if path and len(path[-1]) > NAME_BYTES_MAX:
+        raise Corrupt(f"the writable layer has an entry of the name {path[-1][:100]!r}")
+    extents, data, size = content
     link = records.get(b"linkpath", header.link)
-    if b"\0" in link or len(link) > _PATH_BYTES_MAX:
+    if b"\0" in link or len(link) > PATH_BYTES_MAX:
         raise Corrupt("a link of the writable layer has an impossible target")
     return LayerEntry(
         path=path,
@@ -133,13 +142,20 @@ def _entry(
         target=_components(link) if header.kind == tarformat.HARD_LINK else (),
         device=header.device,
         xattrs={
-            os.fsdecode(key.removeprefix(XATTR)): value
+            _attribute(key): value
             for key, value in records.items()
             if key.startswith(XATTR) and b"\0" not in key
         },
         extents=extents,
+        data=data,
         size=size,
     )
+
+
+def _attribute(key: bytes) -> str:
+    """Return the name of the attribute that a record holds."""
+    name = key.removeprefix(XATTR).replace(b"%3D", b"=").replace(b"%25", b"%")
+    return os.fsdecode(name)
 
 
 def _meaning(
@@ -165,54 +181,62 @@ def _components(path: bytes) -> tuple[bytes, ...]:
     if path in (b".", b"./"):
         return ()
     parts = tuple(path.removesuffix(b"/").split(b"/"))
-    if len(path) > _PATH_BYTES_MAX or any(
-        part in (b"", b".", b"..") or b"\0" in part or len(part) > 255 for part in parts
+    longest = NAME_BYTES_MAX + len(WHITEOUT_PREFIX)
+    if (
+        len(path) > PATH_BYTES_MAX
+        or len(parts) > DEPTH_MAX + 2
+        or any(part in (b"", b".", b"..") or b"\0" in part for part in parts)
+        or any(len(part) > longest for part in parts)
     ):
         raise Corrupt(f"the writable layer has an entry of the name {path[:100]!r}")
     return parts
 
 
-def _extents(
+def _content(
     fd: int, offset: int, data_bytes: int, records: Mapping[bytes, bytes]
-) -> tuple[tuple[tuple[int, int, int], ...], int]:
-    """Return where the parts of a file lie, and its size."""
+) -> tuple[Extents, int, int]:
+    """Return what parts a file has, where they lie, and its size."""
     if b"GNU.sparse.major" not in records:
-        return ((0, offset, data_bytes),) if data_bytes else (), data_bytes
+        return Extents([(0, data_bytes)] if data_bytes else ()), offset, data_bytes
     size = tarformat.pax_number(records, b"GNU.sparse.realsize", -1)
     if not 0 <= size <= _FILE_BYTES_MAX:
         raise Corrupt("a sparse file of the writable layer has no size")
     numbers, map_bytes = _sparse_numbers(fd, offset, data_bytes)
-    extents = []
-    position, data, data_end = 0, offset + map_bytes, offset + data_bytes
+    extents = Extents(limit=SPARSE_MAP_BYTES_MAX)
+    position, left = 0, data_bytes - map_bytes
     for start, length in zip(numbers[0::2], numbers[1::2], strict=True):
-        if start < position or start + length > size or data + length > data_end:
+        left -= length
+        if start < position or start + length > size or left < 0:
             raise Corrupt("a sparse file of the writable layer has a wrong map")
         if length:
-            extents.append((start, data, length))
+            extents.add(start, length)
         position = start + length
-        data += length
-    return tuple(extents), size
+    return extents, offset + map_bytes, size
 
 
-def _sparse_numbers(fd: int, offset: int, data_bytes: int) -> tuple[list[int], int]:
+def _sparse_numbers(fd: int, offset: int, data_bytes: int) -> tuple[array[int], int]:
     """Read GNU's map; return its numbers after the count, and the size of its blocks."""
-    text = b""
+    limit = min(data_bytes, SPARSE_MAP_BYTES_MAX)
+    numbers = array("q")
     wanted = 1
-    while True:
-        lines = text.split(b"\n")[:-1]
-        if lines and wanted == 1:
-            wanted = 1 + 2 * _line_number(lines[0])
-        if len(lines) >= wanted:
-            return [_line_number(line) for line in lines[1:wanted]], len(text)
-        if len(text) >= min(data_bytes, _SPARSE_MAP_BYTES_MAX):
+    done = 0
+    while len(numbers) < wanted:
+        # Lines that go on into the next slice are read again.
+        text = os.pread(fd, min(_MAP_SLICE_BYTES, limit - done), offset + done)
+        lines = text.split(b"\n")[:-1][: wanted - len(numbers)]
+        if not lines:
             raise Corrupt("a sparse file of the writable layer has no end of its map")
-        text += os.pread(fd, tarformat.BLOCK_BYTES, offset + len(text))
+        numbers.extend(map(_line_number, lines))
+        done += sum(map(len, lines)) + len(lines)
+        if wanted == 1:
+            wanted += 2 * min(numbers[0], SPARSE_MAP_BYTES_MAX)
+    return numbers[1:], tarformat.padded(done)
 
 
 def _line_number(line: bytes) -> int:
-    if not line.isdigit() or len(line) > 19:
+    if not line.isdigit() or len(line) > 19 or (number := int(line)) > _FILE_BYTES_MAX:
         raise Corrupt("a sparse file of the writable layer has a map of no numbers")
-    return int(line)
+    return number
 
 
 def _id(records: Mapping[bytes, bytes], key: bytes, default: int) -> int:

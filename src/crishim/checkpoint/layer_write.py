@@ -4,24 +4,30 @@ The format is PAX with what OCI and GNU made common: whiteouts as `.wh.NAME`, op
 `.wh..wh..opq`, attributes as SCHILY.xattr.*, sparse files in GNU's format 1.0. Three records are
 our own: CRISHIM.literal marks a real file whose name looks like a whiteout, CRISHIM.removed a
 whiteout that means "was in an earlier pass, is gone from the upper directory now", CRISHIM.patch a
-sparse file whose holes are what earlier passes copied.
+sparse file whose holes are what earlier passes copied. In the name of an attribute "%" and "=" are
+written as GNU tar does, "%25" and "%3D": an equals sign ends the name of a record. Limits stand
+here for both sides: what is beyond them is refused while the container still runs, because nobody
+could read it back.
 This module knows no directories and no passes; `layer_read` is its counterpart.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint import tarformat
+from crishim.checkpoint.extents import Extents
+from crishim.errors import Unsupported
 from crishim.kernel.atomic import pwrite_all
 from crishim.kernel.splice import copy_range
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
@@ -30,9 +36,17 @@ REMOVED = b"CRISHIM.removed"
 PATCH = b"CRISHIM.patch"
 XATTR = b"SCHILY.xattr."
 
+DEPTH_MAX = 256
+NAME_BYTES_MAX = 255
+PATH_BYTES_MAX = (DEPTH_MAX + 2) * (NAME_BYTES_MAX + 1)
+PAX_BYTES_MAX = 16 << 20
+"""Attributes of one file, mostly; XFS takes thousands of 64 KiB for each."""
+SPARSE_MAP_BYTES_MAX = 64 << 20
+"""More than `EXTENTS_MAX` lines of the largest numbers."""
+
 _BUFFER_BYTES = 1 << 20
 _SMALL_BYTES = 64 << 10
-_NAME_BYTES_MAX = 100
+_FIELD_BYTES = 100
 _ID_MAX = 8**7
 _SIZE_MAX = 8**11
 _MTIME_MAX_NS = 8**11 * 10**9
@@ -110,12 +124,13 @@ class LayerWriter:
         """Write a regular file of exactly the size that `status` says, holes kept."""
         size = status.st_size
         header = _header(path, tarformat.REGULAR, status, xattrs)
-        extents = _extents(fd, size) if is_sparse(status) else [(0, size)]
-        if extents != [(0, size)]:
-            return self._sparse(header, fd, extents, size)
+        if is_sparse(status):
+            extents = _extents(fd, size)
+            if extents.total_bytes != size:
+                return self._sparse(header, fd, extents, size)
         self._entry(replace(header, size=size))
         offset = self._offset + len(self._buffer)
-        return Content(whole=self._content(fd, extents), offset=offset, sparse=False)
+        return Content(whole=self._content(fd, [(0, size)]), offset=offset, sparse=False)
 
     def patch(
         self,
@@ -123,7 +138,7 @@ class LayerWriter:
         status: os.stat_result,
         xattrs: Mapping[bytes, bytes],
         fd: int,
-        extents: list[tuple[int, int]],
+        extents: Extents,
     ) -> Content:
         """Write what changed in a regular file that an earlier layer holds at this path."""
         header = _header(path, tarformat.REGULAR, status, xattrs)
@@ -136,9 +151,7 @@ class LayerWriter:
         self._offset += len(self._buffer)
         self._buffer.clear()
 
-    def _sparse(
-        self, header: tarformat.Header, fd: int, extents: list[tuple[int, int]], size: int
-    ) -> Content:
+    def _sparse(self, header: tarformat.Header, fd: int, extents: Extents, size: int) -> Content:
         """Write parts of a file and a map of them."""
         sparse_map = _sparse_map(extents, size)
         records = {
@@ -147,7 +160,7 @@ class LayerWriter:
             b"GNU.sparse.name": header.name,
             b"GNU.sparse.realsize": b"%d" % size,
         }
-        data_bytes = len(sparse_map) + sum(length for _, length in extents)
+        data_bytes = len(sparse_map) + extents.total_bytes
         self._entry(replace(header, size=data_bytes, pax={**header.pax, **records}))
         self._buffer += sparse_map
         offset = self._offset + len(self._buffer)
@@ -160,14 +173,18 @@ class LayerWriter:
         """Write a header, and before it what it cannot hold."""
         pax = {**_long_names(header.name, header.link), **_large_numbers(header), **header.pax}
         if pax:
-            self._buffer += tarformat.build_pax(pax)
-        short = replace(
-            header, name=header.name[:_NAME_BYTES_MAX], link=header.link[:_NAME_BYTES_MAX]
-        )
+            extended = tarformat.build_pax(pax)
+            if len(extended) > PAX_BYTES_MAX:
+                raise Unsupported(
+                    f"/{os.fsdecode(header.name)} has {len(extended)} bytes of extended attributes",
+                    hint=f"{PAX_BYTES_MAX} are kept at most; remove some",
+                )
+            self._buffer += extended
+        short = replace(header, name=header.name[:_FIELD_BYTES], link=header.link[:_FIELD_BYTES])
         self._buffer += tarformat.build_header(short)
         self._flush_if_full()
 
-    def _content(self, fd: int, extents: list[tuple[int, int]]) -> bool:
+    def _content(self, fd: int, extents: Iterable[tuple[int, int]]) -> bool:
         total = 0
         whole = True
         for offset, size in extents:
@@ -214,7 +231,7 @@ def _long_names(name: bytes, link: bytes) -> dict[bytes, bytes]:
     """Return records for names that the header cannot hold or that are not plain ASCII."""
     names = ((b"path", name), (b"linkpath", link))
     records = {
-        key: value for key, value in names if len(value) > _NAME_BYTES_MAX or not value.isascii()
+        key: value for key, value in names if len(value) > _FIELD_BYTES or not value.isascii()
     }
     for value in records.values():
         try:
@@ -228,7 +245,10 @@ def _header(
     name: bytes, kind: bytes, status: os.stat_result, xattrs: Mapping[bytes, bytes]
 ) -> tarformat.Header:
     """Return a header with what `status` and the attributes say."""
-    pax = {XATTR + key: value for key, value in xattrs.items()}
+    pax = {
+        XATTR + key.replace(b"%", b"%25").replace(b"=", b"%3D"): value
+        for key, value in xattrs.items()
+    }
     mtime_ns = status.st_mtime_ns
     if mtime_ns % 10**9 or not 0 <= mtime_ns < _MTIME_MAX_NS:
         sign = b"-" if mtime_ns < 0 else b""
@@ -257,9 +277,9 @@ def _large_numbers(header: tarformat.Header) -> dict[bytes, bytes]:
     return {key: b"%d" % value for key, value, limit in numbers if value >= limit}
 
 
-def _extents(fd: int, size: int) -> list[tuple[int, int]]:
-    """Return (offset, length) of the parts of a file that are not holes."""
-    extents = []
+def _extents(fd: int, size: int) -> Extents:
+    """Return the parts of a file that are not holes."""
+    extents = Extents()
     position = 0
     while position < size:
         try:
@@ -271,14 +291,15 @@ def _extents(fd: int, size: int) -> list[tuple[int, int]]:
         if start >= size:
             break
         position = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-        extents.append((start, position - start))
+        extents.add(start, position - start)
+    extents.finish()
     return extents
 
 
-def _sparse_map(extents: list[tuple[int, int]], size: int) -> bytes:
+def _sparse_map(extents: Extents, size: int) -> bytes:
     """Return GNU's map: a count, then offset and length of each extent, in decimal lines."""
-    ends_in_hole = not extents or sum(extents[-1]) < size
-    listed = [*extents, (size, 0)] if ends_in_hole else extents
-    numbers = [len(listed), *(number for extent in listed for number in extent)]
-    text = b"".join(b"%d\n" % number for number in numbers)
-    return text + bytes(tarformat.padded(len(text)) - len(text))
+    last = [(size, 0)] if extents.end < size or not extents else []
+    text = bytearray(b"%d\n" % (len(extents) + len(last)))
+    for extent in itertools.chain(extents, last):
+        text += b"%d\n%d\n" % extent
+    return bytes(text) + bytes(tarformat.padded(len(text)) - len(text))

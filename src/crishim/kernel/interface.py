@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from crishim.errors import Corrupt
+from crishim.errors import Corrupt, Unsupported
 
 SCOPE_LINK = 253
 SCOPE_UNIVERSE = 0
@@ -90,6 +90,23 @@ class InterfaceState:
     def global_addresses(self) -> tuple[str, ...]:
         """The addresses that others reach it by, in the interface's order."""
         return tuple(item.address for item in self.addresses if item.is_global)
+
+    def bounded(self) -> InterfaceState:
+        """Return it as `from_json` takes it back: of too many neighbours the last are left out.
+
+        The kernel asks for a neighbour that it does not know.
+        Raises: Unsupported: too many routes or addresses, of which none can be left out.
+        """
+        for what, items in (("routes", self.routes), ("addresses", self.addresses)):
+            if len(items) > _LIST_MAX:
+                raise Unsupported(
+                    f"the interface {self.name} has {len(items)} {what}",
+                    hint=f"{_LIST_MAX} are kept at most",
+                )
+        if len(self.neighbours) <= _LIST_MAX:
+            return self
+        ordered = sorted(self.neighbours, key=lambda neighbour: not neighbour.permanent)
+        return replace(self, neighbours=tuple(ordered[:_LIST_MAX]))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts and lists for `json.dumps`."""

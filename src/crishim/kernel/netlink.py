@@ -54,7 +54,10 @@ class Netlink:
         self._ipr.close()
 
     def read(self, name: str) -> InterfaceState:
-        """Return the state of an interface; raise NotFound if there is none."""
+        """Return the state of an interface.
+
+        Raises: NotFound: there is none. Unsupported: there is more of it than can be kept.
+        """
         link = self._link(name)
         index: int = link["index"]
         return InterfaceState(
@@ -64,7 +67,7 @@ class Netlink:
             addresses=self._addresses(index),
             routes=self._routes(index),
             neighbours=self._neighbours(index),
-        )
+        ).bounded()
 
     def all_addresses(self) -> frozenset[str]:
         """Return the addresses of every interface of the namespace."""

@@ -1,12 +1,13 @@
 """The state of an interface on its way through an archive that anybody may have written."""
 
+import dataclasses
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crishim.errors import Corrupt
+from crishim.errors import Corrupt, Unsupported
 from crishim.kernel.interface import Address, InterfaceState, Neighbour, Route
 
 STATE = InterfaceState(
@@ -28,6 +29,24 @@ STATE = InterfaceState(
 
 def test_a_state_survives_json():
     assert InterfaceState.from_json(json.loads(json.dumps(STATE.to_json()))) == STATE
+
+
+def test_what_is_read_of_a_crowded_segment_can_be_read_back():
+    """On a flat layer 2 every other pod of the cluster may be a neighbour."""
+    crowd = tuple(
+        Neighbour(address=f"10.1.{n >> 8}.{n & 255}", mac=STATE.mac, permanent=n == 1999)
+        for n in range(2000)
+    )
+    state = dataclasses.replace(STATE, neighbours=crowd).bounded()
+    assert crowd[1999] in state.neighbours
+    assert len(state.neighbours) == 1024
+    assert InterfaceState.from_json(json.loads(json.dumps(state.to_json()))) == state
+
+
+def test_routes_that_could_not_be_read_back_are_refused_at_once():
+    routes = tuple(Route(destination=f"10.{n >> 8}.{n & 255}.0/24") for n in range(1025))
+    with pytest.raises(Unsupported, match="1025 routes"):
+        dataclasses.replace(STATE, routes=routes).bounded()
 
 
 def test_link_local_addresses_are_not_global():

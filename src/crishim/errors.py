@@ -6,6 +6,12 @@ must never know gRPC: `server/status.py` holds the one table from these classes 
 
 from __future__ import annotations
 
+import contextlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 class CrishimError(Exception):
     """Base of all our errors: what went wrong, the evidence, and how to mend it.
@@ -14,7 +20,14 @@ class CrishimError(Exception):
         brief: one sentence for the person who made the call.
         details: evidence, such as the last lines of a tool's log; may span lines.
         hint: what to do about it.
+
+    Attributes:
+        final: whether the same call is known to end so again, however often it is repeated. Only
+            what was found in the call's own objects is: a disk, a registry or a runtime that
+            refuses now may not refuse later.
     """
+
+    final = False
 
     def __init__(self, brief: str, *, details: str = "", hint: str = "") -> None:
         super().__init__(brief)
@@ -54,6 +67,8 @@ class Busy(CrishimError):
 class Unsupported(CrishimError):
     """The method or the mode is switched off, or this node cannot do it."""
 
+    final = True
+
 
 class NoSpace(CrishimError):
     """Disk, memory or a bounded queue is full."""
@@ -73,6 +88,8 @@ class DeadlineExceeded(CrishimError):
 
 class Corrupt(CrishimError):
     """Stored data does not match its digest or its format."""
+
+    final = True
 
 
 class ToolFailed(CrishimError):
@@ -94,3 +111,13 @@ class ToolFailed(CrishimError):
         self.tool = tool
         self.exit_status = exit_status
         self.log_path = log_path
+
+
+@contextlib.contextmanager
+def final_refusals() -> Iterator[None]:
+    """Mark what the block refuses as final: it compares what will be the same at any later time."""
+    try:
+        yield
+    except (Precondition, NotFound) as error:
+        error.final = True
+        raise

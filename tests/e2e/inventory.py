@@ -15,6 +15,7 @@ from pathlib import Path
 
 STATE = Path("/var/lib/crishim")
 LOGS = STATE / "logs"
+MARKS = STATE / "restored"
 _AGENT = "lab-agent"  # the virtual machine's channel: its children are a test's commands
 _ID = re.compile(r"[0-9a-f]{12,64}|\d+")
 
@@ -128,10 +129,13 @@ def cgroups() -> list[str]:
 
 
 def state_files() -> list[str]:
-    """Return the files of crishim's state; the logs of failures are counted apart."""
+    """Return the files of crishim's state; the logs of failures are counted apart.
+
+    Marks of restored pods stay for a day after these are gone.
+    """
     found = []
     for path, _, files in os.walk(STATE):
-        if path != str(LOGS) and not path.startswith(f"{LOGS}/"):
+        if not Path(path).is_relative_to(LOGS) and not Path(path).is_relative_to(MARKS):
             found += [os.path.join(path, name) for name in files]
     return sorted(found)
 

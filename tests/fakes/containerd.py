@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 
 from crishim._proto.containerd.services.containers.v1 import containers_pb2
+from crishim._proto.containerd.services.images.v1 import images_pb2
 from crishim._proto.containerd.services.leases.v1 import leases_pb2
 from crishim._proto.containerd.services.snapshots.v1 import snapshots_pb2
 from crishim._proto.containerd.types.runc.options import oci_pb2
@@ -102,11 +103,12 @@ class Containerd:
         self._serve(LEASES + "Create", leases_pb2.CreateRequest, self.create_lease)
         self._serve(LEASES + "AddResource", leases_pb2.AddResourceRequest, self.add_resource)
         self._serve(LEASES + "Delete", leases_pb2.DeleteRequest, self.delete_lease)
+        self._serve(NATIVE + "images.v1.Images/Get", images_pb2.GetImageRequest, self.get_image)
         mounts = NATIVE + "snapshots.v1.Snapshots/Mounts"
         self._serve(mounts, snapshots_pb2.MountsRequest, self.mounts)
 
     def _serve(self, method: str, kind: type, handler: Callable) -> None:
-        name = method.rpartition("/")[2] if RUNTIME in method else method.rpartition(".")[2]
+        name = method.rpartition("." if NATIVE in method else "/")[2]
 
         async def answer(requests, context):
             raw = b""
@@ -302,6 +304,9 @@ class Containerd:
         if self.leases.pop(request.id, None) is None:
             raise Refused(grpc.StatusCode.NOT_FOUND)
         return leases_pb2.DeleteRequest()  # empty, as the answer
+
+    def get_image(self, request):
+        raise Refused(grpc.StatusCode.NOT_FOUND, "CRI's own list is all there is")
 
     def mounts(self, request):
         upper = self.bodies[request.key].upper

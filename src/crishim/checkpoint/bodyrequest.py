@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import grpc
+
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.errors import NotFound, Precondition
+from crishim.errors import NotFound, Precondition, Unavailable, final_refusals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +34,8 @@ async def body_request(
     """Return the request with the checkpoint's base image in place of what it names.
 
     Beside the request's annotations the body gets those that its predecessor had, but for devices.
-    Raises: NotFound: the image is not on the node and cannot be pulled. Precondition: another image
-        has its name now.
+    Raises: NotFound: the image is neither on the node nor in its registry. Unavailable: it cannot
+        be pulled now. Precondition: another image has its name now.
     """
     changed = api_pb2.CreateContainerRequest()
     changed.CopyFrom(request)
@@ -64,17 +66,21 @@ async def _image(
     name = next(filter(None, (*source.image_digests, source.image)), "")
     try:
         await cri.pull_image(name, request.sandbox_config)
-    except Exception as error:
-        raise NotFound(
-            f"the checkpoint's base image {source.image} is not on this node",
-            details=f"pulling {name} failed: {error}",
-            hint="pull or import that very image first",
-        ) from error
-    if not _same(await cri.image_id(name), source.image_id):
-        raise Precondition(
-            f"{name} is another image now than the checkpoint's",
-            hint=f"the writable layer lies over {source.image_id} and over nothing else",
-        )
+    except grpc.aio.AioRpcError as error:
+        # Only a registry's word that there is none is final; it may be out of reach now.
+        gone = error.code() is grpc.StatusCode.NOT_FOUND
+        with final_refusals():
+            raise (NotFound if gone else Unavailable)(
+                f"the checkpoint's base image {source.image} is not on this node",
+                details=f"pulling {name} failed: {error.details()}",
+                hint="pull or import that very image first",
+            ) from error
+    with final_refusals():
+        if not _same(await cri.image_id(name), source.image_id):
+            raise Precondition(
+                f"{name} is another image now than the checkpoint's",
+                hint=f"the writable layer lies over {source.image_id} and over nothing else",
+            )
     if further := tag_of(source.image, pulled_as=name):
         await images.add_name(name, further)
     return name

@@ -19,6 +19,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from crishim.checkpoint.words import AddressMode, OnFailure, TcpMode
 from crishim.errors import Corrupt
 from crishim.kernel import atomic
 from crishim.kernel.interface import InterfaceState
@@ -36,18 +37,15 @@ class RestorePlan:
     Attributes:
         sandbox: id of the pod sandbox it lives in.
         archive: absolute path of the checkpoint; "" while it is still to be taken.
-        address: "keep" or "new".
-        tcp: "established", "close" or "refuse".
-        on_failure: "fail" or "cold".
         once: a start that succeeded is remembered by pod_uid and container_name.
         interfaces: InterfaceState of the source pod, as JSON values.
     """
 
     sandbox: str
     archive: str
-    address: str
-    tcp: str
-    on_failure: str
+    address: AddressMode
+    tcp: TcpMode
+    on_failure: OnFailure
     once: bool
     pod_uid: str
     container_name: str
@@ -93,7 +91,13 @@ def read(directory: Path) -> RestorePlan | None:
     """
     try:
         table = json.loads((directory / "pending").read_bytes())
-        return RestorePlan(**{**table, "interfaces": tuple(table["interfaces"])})
+        words = {
+            "address": AddressMode(table["address"]),
+            "tcp": TcpMode(table["tcp"]),
+            "on_failure": OnFailure(table["on_failure"]),
+            "interfaces": tuple(table["interfaces"]),
+        }
+        return RestorePlan(**{**table, **words})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as error:

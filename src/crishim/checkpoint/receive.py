@@ -31,6 +31,7 @@ from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import resolve
 from crishim.checkpoint.restore import plan_of, runc_options
+from crishim.checkpoint.words import AddressMode, TcpMode
 from crishim.errors import DeadlineExceeded, InvalidRequest, NotFound, Unsupported
 from crishim.kernel import cgroup, tree
 from crishim.tools import criu
@@ -86,7 +87,8 @@ class Receiver:
         On failure after `exchange` the container cannot be used any more. On cancel: the same; a
         restore that runs goes on to its end, and what it restored stays.
         """
-        if request.options.address == "new" or request.options.tcp == "close":
+        options = request.options
+        if options.address is AddressMode.NEW or options.tcp in (TcpMode.CLOSE, TcpMode.REFUSE):
             raise InvalidRequest("a move keeps the address and the connections")
         locks = self.restorer.locks
         sandbox = (await self.restorer.cri.container(request.container)).sandbox
@@ -196,7 +198,7 @@ class _Reception:
             await describe.tools(source),
             describe.Facts(
                 frozen_at_ns=0,
-                tcp="established",
+                tcp=TcpMode.ESTABLISHED,
                 source_running=False,
                 interfaces=(await address.read(source.sandbox.netns),),
                 freeze_us=0,

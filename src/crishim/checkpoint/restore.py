@@ -36,7 +36,8 @@ from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import runc_of
-from crishim.errors import Corrupt, CrishimError, NotFound, Precondition, ToolFailed, Unsupported
+from crishim.checkpoint.words import AddressMode, OnFailure, TcpMode
+from crishim.errors import Busy, CrishimError, NotFound, Precondition, final_refusals
 from crishim.ids import ContainerId, by_prefix, sandbox_id
 from crishim.kernel import tree
 from crishim.tools import criu
@@ -56,27 +57,26 @@ if TYPE_CHECKING:
     from crishim.paths import Paths
 
 _log = logging.getLogger(__name__)
-
-FINAL = (Corrupt, NotFound, Precondition, ToolFailed, Unsupported)
-"""Failures of a restore that another attempt is not likely to mend."""
-_RUNTIMES = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
-"""How containerd reports what went wrong in its runtime, with no log of CRIU to show."""
+_TCP_OPTIONS: dict[TcpMode, list[str]] = {
+    TcpMode.ESTABLISHED: ["--tcp-established"],
+    TcpMode.CLOSE: [],  # a word of CRIU's configuration
+    TcpMode.REFUSE: [],  # CRIU refuses an open connection without the option
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreOptions:
-    """What a caller asks for; "" stands for the default.
+    """What a caller asks for; None stands for the default.
 
     Attributes:
-        address: "keep" or "new"; by default "keep" if the dump ended its source.
-        tcp: "established", "close" or "refuse"; by default "established" if the address is kept.
-        on_failure: "fail" or "cold".
+        address: by default kept if the dump ended its source.
+        tcp: by default established if the address is kept.
         once: the pod named the checkpoint, for the first start of that container only.
     """
 
-    address: str = ""
-    tcp: str = ""
-    on_failure: str = "fail"
+    address: AddressMode | None = None
+    tcp: TcpMode | None = None
+    on_failure: OnFailure = OnFailure.FAIL
     once: bool = False
 
 
@@ -131,7 +131,10 @@ class Restorer:
                     raise Precondition(f"a checkpoint waits for container {container[:13]} already")
                 runc = await self.runc_of(created)
                 facts = await runcs.facts(runc.binary)
-                compare.check(created, manifest, path)
+                pod_uid = (await self.cri.sandbox(created.sandbox)).status.metadata.uid
+                with final_refusals():
+                    compare.check(created, manifest, path)
+                    plan = plan_of(created, path, manifest, options, pod_uid=pod_uid)
                 await pids.make_room(created.spec, pids.of_archive(archive.members))
             undo.push_async_exit(self.undo_preparation(container))
             with phases.step("images"):
@@ -148,15 +151,13 @@ class Restorer:
                         logs.carry, archive, Path(created.status.log_path), lane=Lane.BULK
                     )
             with phases.step("exchange", deadline=False):
-                pod_uid = (await self.cri.sandbox(created.sandbox)).status.metadata.uid
-                plan = plan_of(created, path, manifest, options, pod_uid=pod_uid)
                 wrapper = await in_thread(
                     lambda: pending.write(
                         directory,
                         plan=plan,
                         runc=runc.binary,
                         options=runc_options(directory, images, plan, facts),
-                        criu_config=criu.restore_config(tcp_close=plan.tcp == "close"),
+                        criu_config=criu.restore_config(tcp_close=plan.tcp is TcpMode.CLOSE),
                     )
                 )
                 await to_the_end(body.exchange(container, records=self.records, wrapper=wrapper))
@@ -243,9 +244,11 @@ class Restorer:
     ) -> tuple[str, ...]:
         container = operation.container
         states = plan.states()
-        kept = states if plan.address == "keep" else ()
+        kept = states if plan.address is AddressMode.KEEP else ()
         async with contextlib.AsyncExitStack() as undo:
             undo.push(self._given_up(plan))
+            if plan.once:
+                await self._begin(container, plan, undo)
             with phases.step("address"):
                 arrival = await self.sandboxes.arrive(sandbox_id(plan.sandbox), kept)
                 if arrival is not None:
@@ -262,13 +265,50 @@ class Restorer:
                 await self.reviver.finish(container)
         return tuple(address for state in kept for address in state.global_addresses)
 
+    async def _begin(
+        self, container: ContainerId, plan: pending.RestorePlan, undo: contextlib.AsyncExitStack
+    ) -> None:
+        """Remember the restore of a pod's container before it can have begun."""
+        pod_uid, name = plan.pod_uid, plan.container_name
+        restored = self.restored
+
+        async def turn_back() -> None:
+            try:
+                await in_thread(lambda: restored.turn_back(pod_uid=pod_uid, container=name))
+            except OSError as error:
+                _log.warning("the failure of %s's restore is not on record: %s", name, error)
+
+        undo.push_async_callback(turn_back)
+        await in_thread(lambda: restored.begin(pod_uid=pod_uid, container=name, body=container))
+
+    async def settle(self, container: ContainerId, *, pod_uid: str, name: str) -> bool:
+        """Find out whether a restore succeeded that nobody could write the end of.
+
+        Args: container: in which it was. pod_uid, name: of the pod and container that ask.
+        Raises: Busy: it goes on. Precondition: nobody knows.
+        """
+        if self.locks.busy(container):
+            raise Busy(f"a restore of container {container[:13]} is under way")
+        try:
+            ran = bool((await self.cri.container(container)).status.started_at)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            raise Precondition(
+                f"container {name} was being restored when crishim ended, and it is not known "
+                "whether it has run since: it is neither restored again nor started cold",
+                hint="delete the pod, and make a new one that names the checkpoint",
+            ) from None
+        write = self.restored.mark if ran else self.restored.turn_back
+        await in_thread(lambda: write(pod_uid=pod_uid, container=name))
+        return ran
+
     def _given_up(self, plan: pending.RestorePlan) -> Callable[..., None]:
         """Return what marks a failed restore as given up, if its pod prefers a cold start then."""
 
         def mark(_: object, error: BaseException | None, __: object) -> None:
-            refused = isinstance(error, grpc.aio.AioRpcError) and error.code() in _RUNTIMES
-            final = refused or isinstance(error, FINAL)
-            if error is not None and final and plan.once and plan.on_failure == "cold":
+            final = isinstance(error, CrishimError) and error.final
+            if error is not None and final and plan.once and plan.on_failure is OnFailure.COLD:
                 self.restored.give_up(error, pod_uid=plan.pod_uid, container=plan.container_name)
 
         return mark
@@ -284,7 +324,8 @@ class Restorer:
                 except (CrishimError, OSError, grpc.aio.AioRpcError) as error:
                     # One that cannot be cleared up must not keep the others.
                     _log.warning("%s stays: %s", path, error)
-        self.restored.keep_only({item.metadata.uid for item in await self.cri.sandboxes()})
+        uids = {item.metadata.uid for item in await self.cri.sandboxes()}
+        await in_thread(self.restored.sweep, uids)
 
     async def _sweep(self, directory: Path) -> None:
         """Clear up after a container that CRI does not know, unless containerd has its record.
@@ -317,15 +358,16 @@ def plan_of(
 
     Args: archive: None while it is still to be taken.
     """
-    running = manifest.options.source_running
-    address = options.address or ("new" if running or not manifest.interfaces else "keep")
-    closed = manifest.options.tcp == "close"
-    tcp = options.tcp or ("established" if address == "keep" and not closed else "close")
-    if closed and tcp != "close":
+    own = not manifest.options.source_running and manifest.interfaces
+    address = options.address or (AddressMode.KEEP if own else AddressMode.NEW)
+    kept = address is AddressMode.KEEP
+    closed = manifest.options.tcp == TcpMode.CLOSE
+    tcp = options.tcp or (TcpMode.ESTABLISHED if kept and not closed else TcpMode.CLOSE)
+    if closed and tcp is not TcpMode.CLOSE:
         raise Precondition(
             f"{archive} was written with its connections closed", hint='restore with tcp "close"'
         )
-    if tcp == "established" and address == "new":
+    if tcp is TcpMode.ESTABLISHED and not kept:
         raise Precondition(
             "established connections cannot be kept with a new address",
             hint='ask for address "keep", or for tcp "close"',
@@ -349,4 +391,4 @@ def runc_options(
     """Return the words that a restore's directory gives to `runc restore`."""
     options = ["--image-path", str(images), "--work-path", str(directory / "work")]
     options += ["--manage-cgroups-mode", facts.cgroups_mode, "--file-locks", "--ext-unix-sk"]
-    return options + ["--tcp-established"] * (plan.tcp != "close")
+    return options + _TCP_OPTIONS[plan.tcp]

@@ -1,19 +1,23 @@
 """Remember which containers of which pods were restored once.
 
-A pod's annotation names a checkpoint for the first start only. Once that start has succeeded the
-checkpoint is the past: a container that crashes later starts cold, as any other would. The memory
-is kept by the pod's uid, because a kubelet may give the same pod a new sandbox.
+A pod's annotation names a checkpoint for the first start of a container only. Once that start has
+succeeded the checkpoint is the past: a container that crashes later starts cold, as any other
+would. The memory is kept by the pod's uid, because a kubelet may give the same pod a new sandbox.
+
+It is written before the start, when failing still costs nothing, and turned back when the restore
+fails. So a disk that is full after the start, or a crash, leaves a mark that names the container:
+what became of it is asked of containerd before anything is started again. All calls block.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from crishim.errors import CrishimError, InvalidRequest
-from crishim.ids import checkpoint_name
+from crishim.ids import ContainerId, checkpoint_name, container_id
 from crishim.kernel import atomic, tree
-from crishim.kernel.files import is_there
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _COLD = "the pod prefers a cold start now, which its next container is"
+_RESTORING = "restoring "
+_ABSENT_S = 24 * 3600.0
 
 
 class Restored:
@@ -30,19 +36,40 @@ class Restored:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+        self._absent_since: dict[str, float] = {}
+        self._unwritten: set[tuple[str, str]] = set()
+
+    def begin(self, *, pod_uid: str, container: str, body: ContainerId) -> None:
+        """Remember that a restore is about to be tried, and in which container.
+
+        Raises: NoSpace, Precondition: it cannot be remembered; nothing may be started.
+        """
+        self._write(pod_uid, container, f"{_RESTORING}{body}\n")
+
+    def turn_back(self, *, pod_uid: str, container: str) -> None:
+        """Forget a restore that has failed: the next container is restored."""
+        path = self._path(pod_uid, container)
+        path.unlink(missing_ok=True)
+        atomic.fsync_dir(path.parent)
 
     def mark(self, *, pod_uid: str, container: str) -> None:
-        """Remember a restore that succeeded: the next container starts cold."""
-        path = self._path(pod_uid, container)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        atomic.write_file(path, b"")
+        """Remember a restore that succeeded: the next container starts cold.
+
+        Raises: as `begin`; it is remembered in memory then, and written by `sweep`.
+        """
+        self._unwritten.add((pod_uid, container))
+        self._write(pod_uid, container, "")
+        self._unwritten.discard((pod_uid, container))
 
     def give_up(self, error: BaseException, *, pod_uid: str, container: str) -> None:
         """Do the same for one that failed for good and whose pod prefers a cold start then.
 
         Args: error: why; if it is ours, it tells its reader what comes now.
         """
-        self.mark(pod_uid=pod_uid, container=container)
+        try:
+            self.mark(pod_uid=pod_uid, container=container)
+        except CrishimError as failure:
+            _log.error("%s; it is tried again", failure)
         _log.warning(
             "container %s of pod %s is given up: %s (%s)", container, pod_uid, error, _COLD
         )
@@ -52,15 +79,48 @@ class Restored:
     def before(self, *, pod_uid: str, container: str) -> bool:
         """Return whether a restore of that container of that pod succeeded or was given up.
 
-        Raises: OSError: nobody can tell; a second restore would put the pod back into its past.
+        Raises: Precondition: the disk does not tell.
         """
-        return is_there(self._path(pod_uid, container))
+        said = self._read(pod_uid, container)
+        if (pod_uid, container) in self._unwritten:
+            return True
+        return said is not None and not said.startswith(_RESTORING)
 
-    def keep_only(self, pod_uids: Collection[str]) -> None:
-        """Drop the marks of all pods but these."""
+    def unsettled(self, *, pod_uid: str, container: str) -> ContainerId | None:
+        """Return in which container a restore was begun whose end is not known."""
+        said = self._read(pod_uid, container) or ""
+        return container_id(said.removeprefix(_RESTORING).strip()) if said else None
+
+    def sweep(self, pod_uids: Collection[str]) -> None:
+        """Write what could not be written, and drop the marks of pods long gone.
+
+        Args: pod_uids: of all pods that have a sandbox. Others may still be their kubelet's, which
+            is about to make them another one: their marks stay for a day.
+        """
+        for pod_uid, container in tuple(self._unwritten):
+            self.mark(pod_uid=pod_uid, container=container)
+        now = time.monotonic()
         for path in self._paths.restored.glob("*"):
-            if path.name not in pod_uids:
+            if path.name in pod_uids:
+                self._absent_since.pop(path.name, None)
+            elif now - self._absent_since.setdefault(path.name, now) > _ABSENT_S:
                 tree.remove_tree(path)
+                del self._absent_since[path.name]
+
+    def _write(self, pod_uid: str, container: str, text: str) -> None:
+        path = self._path(pod_uid, container)
+        with atomic.storage_errors(f"cannot remember the restore of container {container}"):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            atomic.write_file(path, text.encode())
+
+    def _read(self, pod_uid: str, container: str) -> str | None:
+        """Return a mark's text; None where there is none, which only its absence shows."""
+        path = self._path(pod_uid, container)
+        with atomic.storage_errors(f"cannot tell whether container {container} was restored"):
+            try:
+                return path.read_text(encoding="ascii", errors="replace")
+            except FileNotFoundError:
+                return None
 
     def _path(self, pod_uid: str, container: str) -> Path:
         return self._paths.restored_pod(_component(pod_uid)) / _component(container)

@@ -103,27 +103,37 @@ class Reviver:
             )
 
     def _failed(self, container: ContainerId, log: Path, error: grpc.aio.AioRpcError) -> ToolFailed:
+        """Return the error of a restore that left a log: final if CRIU itself says why."""
         folder = self.paths.logs / f"restore-{container[:13]}"
         logs.keep(log.parent, folder)
-        return ToolFailed(
+        said = tool_logs.criu_errors(log)
+        failed = ToolFailed(
             "runc restore",
             1,
-            details=tool_logs.criu_errors(log) or error.details() or "",
+            details=said or error.details() or "",
             log_path=str(folder / log.name),
         )
+        failed.final = bool(said)
+        return failed
 
     async def finish(self, container: ContainerId) -> None:
-        """Take a checkpoint as used up; its container runs, so a failure here is only logged."""
+        """Take a checkpoint as used up; its container runs, so a failure here is only logged.
+
+        Its pod's mark says already that it was about to be restored.
+        """
         directory = self.paths.restore(container)
 
-        def finish() -> None:
+        def mark() -> None:
             plan = pending.read(directory)
             if plan is not None and plan.once:
                 self.restored.mark(pod_uid=plan.pod_uid, container=plan.container_name)
-            pending.finish(directory)
-            remove_images(directory / "images")
 
-        try:
-            await in_thread(finish)
-        except (CrishimError, OSError) as error:
-            _log.error("container %s runs, but its images stay: %s", container[:13], error)
+        for step, what in (
+            (mark, "its mark"),
+            (lambda: pending.finish(directory), "its plan"),
+            (lambda: remove_images(directory / "images"), "its images"),
+        ):
+            try:
+                await in_thread(step)
+            except (CrishimError, OSError) as error:
+                _log.error("container %s runs, but %s: %s", container[:13], what, error)

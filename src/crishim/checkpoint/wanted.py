@@ -8,11 +8,13 @@ store or in the kubelet's own directory of checkpoints, because anybody with a p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeVar
 
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import from_kubelet
 from crishim.checkpoint.restore import RestoreOptions
+from crishim.checkpoint.words import AddressMode, OnFailure, TcpMode
 from crishim.errors import CrishimError, InvalidRequest, Precondition
 
 if TYPE_CHECKING:
@@ -22,17 +24,14 @@ if TYPE_CHECKING:
     from crishim.checkpoint.manifest import Manifest
     from crishim.checkpoint.restored import Restored
     from crishim.checkpoint.store import Store
+    from crishim.ids import ContainerId
 
 RESTORE = "crishim.io/restore"
 COLD_NEEDS_POD = (
     "a cold start after a failed restore is the next container of the pod, which only a pod that "
     "names its checkpoint in an annotation can get"
 )
-_WORDS = {
-    "crishim.io/address": ("keep", "new"),
-    "crishim.io/tcp": ("established", "close", "refuse"),
-    "crishim.io/on-restore-failure": ("fail", "cold"),
-}
+_Word = TypeVar("_Word", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +40,13 @@ class Wanted:
 
     Attributes:
         only: name of the one container whose checkpoint it may be; "" for any.
+        unsettled: in which container this very restore was begun before, with an unknown end.
     """
 
     archive: Path
     options: RestoreOptions
     only: str = ""
+    unsettled: ContainerId | None = None
 
 
 def wanted(
@@ -68,14 +69,15 @@ def wanted(
     ):
         return None
     options = _options(annotations, once=True)
-    if "" in references:
-        only = container if from_kubelet(annotations) else ""
-        return Wanted(archive=store.find_for_pod(references[""]), options=options, only=only)
-    if container not in references and options.on_failure == "fail":
+    only = container if "" in references and from_kubelet(annotations) else ""
+    if not {container, ""} & set(references) and options.on_failure is OnFailure.FAIL:
         _refuse_misnamed(container, references, store)
-    if reference := references.get(container):
-        return Wanted(archive=store.find_for_pod(reference), options=options)
-    return None
+    reference = references.get("") or references.get(container)
+    if not reference:
+        return None
+    unsettled = restored.unsettled(pod_uid=request.sandbox_config.metadata.uid, container=container)
+    archive = store.find_for_pod(reference)
+    return Wanted(archive=archive, options=options, only=only, unsettled=unsettled)
 
 
 def read_manifest(archive: Path) -> Manifest:
@@ -136,16 +138,19 @@ def _refuse_misnamed(container: str, references: dict[str, str], store: Store) -
 
 
 def _options(annotations: dict[str, str], *, once: bool) -> RestoreOptions:
-    for key, words in _WORDS.items():
-        value = annotations.get(key, words[0])
-        if value not in words:
-            raise InvalidRequest(f"annotation {key}: {value[:80]!r} is none of {', '.join(words)}")
-    on_failure = annotations.get("crishim.io/on-restore-failure", "fail")
-    if on_failure == "cold" and not once:
+    address = _word(annotations, "crishim.io/address", AddressMode)
+    tcp = _word(annotations, "crishim.io/tcp", TcpMode)
+    on_failure = _word(annotations, "crishim.io/on-restore-failure", OnFailure) or OnFailure.FAIL
+    if on_failure is OnFailure.COLD and not once:
         raise InvalidRequest(COLD_NEEDS_POD, hint=f"name the checkpoint in {RESTORE}")
-    return RestoreOptions(
-        address=annotations.get("crishim.io/address", ""),
-        tcp=annotations.get("crishim.io/tcp", ""),
-        on_failure=on_failure,
-        once=once,
-    )
+    return RestoreOptions(address=address, tcp=tcp, on_failure=on_failure, once=once)
+
+
+def _word(annotations: dict[str, str], key: str, words: type[_Word]) -> _Word | None:
+    """Return what an annotation says; None if it is not there."""
+    value = annotations.get(key)
+    try:
+        return None if value is None else words(value)
+    except ValueError:
+        text = f"annotation {key}: {value!r:.80} is none of {', '.join(words)}"
+        raise InvalidRequest(text) from None

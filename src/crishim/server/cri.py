@@ -19,6 +19,7 @@ know survive, because a request is passed on as the message that was read.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,9 @@ from crishim.checkpoint.bodyrequest import body_request
 from crishim.checkpoint.flow import in_thread, to_the_end
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.request import DumpRequest
-from crishim.checkpoint.restore import FINAL
 from crishim.checkpoint.wanted import read_manifest, refuse_foreign, wanted
-from crishim.errors import Busy, InvalidRequest, Precondition
+from crishim.checkpoint.words import OnFailure
+from crishim.errors import Busy, CrishimError, InvalidRequest, Precondition, final_refusals
 from crishim.ids import by_prefix, container_id, sandbox_id
 
 if TYPE_CHECKING:
@@ -113,22 +114,31 @@ class CriMethods:
         request = api_pb2.CreateContainerRequest.FromString(raw)
         self._refuse_cut_off(request.pod_sandbox_id)
         asked = await in_thread(lambda: wanted(request, self.store, self.restored))
-        if asked is None:
+        if asked is None or await self._ran_after_all(asked, request):
             return await self._forward("CreateContainer", raw, context)
         try:
             return await self._create_to_restore(request, asked, context)
-        except FINAL as error:
-            if asked.options.on_failure == "cold":
-                pod, config = request.sandbox_config.metadata, request.config.metadata
-                self.restored.give_up(error, pod_uid=pod.uid, container=config.name)
+        except CrishimError as error:
+            if error.final and asked.options.on_failure is OnFailure.COLD:
+                uid, name = request.sandbox_config.metadata.uid, request.config.metadata.name
+                give_up = functools.partial(self.restored.give_up, error)
+                await in_thread(lambda: give_up(pod_uid=uid, container=name))
             raise
+
+    async def _ran_after_all(self, asked: Wanted, request: api_pb2.CreateContainerRequest) -> bool:
+        """Return whether a restore that a crash has left unsettled has succeeded."""
+        if asked.unsettled is None:
+            return False
+        uid, name = request.sandbox_config.metadata.uid, request.config.metadata.name
+        return await self.restorer.settle(asked.unsettled, pod_uid=uid, name=name)
 
     async def _create_to_restore(
         self, request: api_pb2.CreateContainerRequest, asked: Wanted, context: Context
     ) -> bytes:
         manifest = await in_thread(read_manifest, asked.archive)
         if asked.options.once:
-            refuse_foreign(asked, manifest, request.sandbox_config.metadata.namespace)
+            with final_refusals():
+                refuse_foreign(asked, manifest, request.sandbox_config.metadata.namespace)
         body = await body_request(request, manifest.container, cri=self.cri, images=self.images)
         answer = await self._forward("CreateContainer", body.SerializeToString(), context)
         created = container_id(api_pb2.CreateContainerResponse.FromString(answer).container_id)

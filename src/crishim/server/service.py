@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
 from crishim.checkpoint.flow import in_thread
@@ -17,6 +17,7 @@ from crishim.checkpoint.receive import ReceiveRequest
 from crishim.checkpoint.request import DumpRequest
 from crishim.checkpoint.restore import RestoreOptions
 from crishim.checkpoint.wanted import COLD_NEEDS_POD
+from crishim.checkpoint.words import AddressMode, OnFailure, TcpMode
 from crishim.errors import InvalidRequest
 from crishim.ids import checkpoint_name, container_id
 from crishim.server import messages
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
     from crishim.ids import ContainerId
     from crishim.server.guard import Calls, Context
 
-_TCP = {0: "", 1: "established", 2: "close", 3: "refuse"}
-_ADDRESS = {0: "", 1: "keep", 2: "new"}
-_ON_FAILURE = {0: "fail", 1: "fail", 2: "cold"}
+_TCP = {0: None, 1: TcpMode.ESTABLISHED, 2: TcpMode.CLOSE, 3: TcpMode.REFUSE}
+_ADDRESS = {0: None, 1: AddressMode.KEEP, 2: AddressMode.NEW}
+_ON_FAILURE = {0: OnFailure.FAIL, 1: OnFailure.FAIL, 2: OnFailure.COLD}
+_Word = TypeVar("_Word")
 
 
 class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
@@ -80,7 +82,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
             output=_absolute(request.output_path) if request.output_path else None,
             name=checkpoint_name(request.name) if request.name else None,
             stop=request.stop,
-            tcp=_word(_TCP, request.tcp, "tcp") or "established",
+            tcp=_word(_TCP, request.tcp, "tcp") or TcpMode.ESTABLISHED,
         )
 
         async def flow(phases: Phases) -> DumpResult:
@@ -104,7 +106,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
             tcp=_word(_TCP, request.tcp, "tcp"),
             on_failure=_word(_ON_FAILURE, request.on_failure, "on_failure"),
         )
-        if options.on_failure == "cold":
+        if options.on_failure is OnFailure.COLD:
             raise InvalidRequest(COLD_NEEDS_POD)
 
         if request.source_container_id:
@@ -214,7 +216,7 @@ def _absolute(text: str) -> Path:
     return path
 
 
-def _word(words: dict[int, str], value: int, name: str) -> str:
+def _word(words: dict[int, _Word], value: int, name: str) -> _Word:
     if value not in words:
         raise InvalidRequest(f"{name} has no value {value}")
     return words[value]

@@ -1,7 +1,8 @@
 """Find the words that matter in the logs of runc and CRIU.
 
-The only place that matches the text of tools' output. It must never decide anything: callers put
-what it returns into the details of an error.
+The only place that matches the text of tools' output. Callers put what it returns into the details
+of an error; it decides nothing, but that a restore of whose failure CRIU's log says nothing is
+tried again.
 """
 
 from __future__ import annotations

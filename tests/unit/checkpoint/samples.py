@@ -7,6 +7,7 @@ from crishim.checkpoint.heldrecord import HeldRecord
 from crishim.checkpoint.hold import HoldRecord
 from crishim.checkpoint.losses import Kind, Loss
 from crishim.checkpoint.pending import RestorePlan
+from crishim.checkpoint.words import AddressMode, OnFailure, TcpMode
 from crishim.ids import container_id, sandbox_id
 from crishim.kernel.interface import Address, InterfaceState
 from crishim.tools.runc import Runc
@@ -57,9 +58,9 @@ def plan() -> RestorePlan:
     return RestorePlan(
         sandbox="s" * 64,
         archive="/var/lib/crishim/checkpoints/counter.tar",
-        address="keep",
-        tcp="established",
-        on_failure="fail",
+        address=AddressMode.KEEP,
+        tcp=TcpMode.ESTABLISHED,
+        on_failure=OnFailure.FAIL,
         once=True,
         pod_uid="uid",
         container_name="counter",

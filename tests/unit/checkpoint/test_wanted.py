@@ -50,7 +50,7 @@ def test_the_image_names_a_stored_checkpoint(ask, paths):
     found = ask(image="web-1")
     assert found.archive == paths.store / "web-1.tar"
     assert not found.options.once
-    assert (found.options.address, found.options.tcp) == ("", "")
+    assert (found.options.address, found.options.tcp) == (None, None)
 
 
 def test_the_image_is_the_path_of_one(ask, tmp_path):
@@ -124,7 +124,19 @@ def test_once_restored_a_crash_starts_cold(ask, paths):
     Restored(paths).mark(pod_uid="uid-1", container="web")
     assert ask(restore="web-1") is None
     assert ask(restore="web=web-1,db=db-1", container="db") is not None
-    Restored(paths).keep_only({"uid-2"})
+
+
+def test_the_mark_of_a_pod_goes_a_day_after_its_last_sandbox(ask, paths, monkeypatch):
+    restored = Restored(paths)
+    restored.mark(pod_uid="uid-1", container="web")
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    for hours, uids in ((0, ()), (23, ()), (23.5, ("uid-1",)), (30, ()), (53, ())):
+        now[0] = 1000.0 + hours * 3600
+        restored.sweep(uids)
+        assert ask(restore="web-1") is None
+    now[0] = 1000.0 + 55 * 3600
+    restored.sweep(())
     assert ask(restore="web-1") is not None
 
 

@@ -1,6 +1,8 @@
 """Restores through CRI, the real flows behind a socket, in front of a fake containerd."""
 
 import asyncio
+import errno
+import os
 
 import grpc
 import pytest
@@ -10,7 +12,9 @@ from crishim.checkpoint import address, heldrecord, neighbours
 from crishim.checkpoint.address import AddressRecord
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.restore import RestoreOptions
+from crishim.checkpoint.restored import Restored
 from crishim.ids import ContainerId, SandboxId
+from crishim.kernel import atomic
 from crishim.kernel.interface import InterfaceState
 from tests.fakes.containerd import Refused
 from tests.unit.checkpoint.samples import held_record
@@ -271,3 +275,160 @@ async def test_a_create_that_fails_half_way_leaves_nothing(node) -> None:
     assert not node.containerd.leases and node.state() == []
     await node.start(await node.create(pod, restore="saved"))
     assert len(node.containerd.revived) == 1
+
+
+def crash(node: Node, container: str) -> None:
+    """Let a container that runs end by itself."""
+    node.containerd.bodies[container].state = api_pb2.CONTAINER_EXITED
+
+
+async def test_a_full_disk_after_the_start_lets_no_pod_be_restored_twice(node, monkeypatch) -> None:
+    node.archive()
+    pod = node.containerd.pod()
+    container = await node.create(pod, restore="saved")
+    gate = Gate(node, "StartContainer")
+    starting = asyncio.ensure_future(node.start(container))
+    await gate.reached.wait()
+
+    def full(path, data, **_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "write_file", full)
+        gate.open.set()
+        await starting
+    crash(node, container)
+    await node.remove_pod(pod)
+    await node.relay.calls.until_finished()
+    again = await node.create(node.containerd.pod(), restore="saved", attempt=1)
+    assert node.containerd.revived == [container]
+    assert node.flows.restorer.waits(again) is None
+    later = Restored(node.paths)  # as the next daemon reads it
+    assert later.before(pod_uid="uid", container="counter")
+
+
+async def test_a_full_disk_before_the_start_lets_nothing_begin(node, monkeypatch) -> None:
+    node.archive()
+    container = await node.create(node.containerd.pod(), restore="saved")
+
+    def full(path, data, **_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "write_file", full)
+        error = await failure_of(node.start(container))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert node.containerd.running() == []
+    await node.start(container)
+    assert node.containerd.revived == [container]
+
+
+@pytest.mark.parametrize("ran", [True, False])
+async def test_a_restore_that_a_crash_left_unsettled_is_settled_by_what_containerd_says(
+    node, ran: bool
+) -> None:
+    node.archive()
+    pod = node.containerd.pod()
+    first = ContainerId(await node.create(pod, restore="saved"))
+    node.flows.restored.begin(pod_uid="uid", container="counter", body=first)
+    if ran:
+        node.containerd.bodies[first].started_at = 1
+        crash(node, first)
+    await node.start(await node.create(pod, restore="saved", attempt=1))
+    assert bool(node.containerd.cold) is ran and bool(node.containerd.revived) is not ran
+
+
+async def test_where_nobody_knows_it_is_neither_restored_again_nor_started_cold(node) -> None:
+    node.archive()
+    pod = node.containerd.pod()
+    node.flows.restored.begin(pod_uid="uid", container="counter", body=ContainerId("gone"))
+    error = await failure_of(node.create(pod, restore="saved"))
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "neither restored again nor started cold" in error.details()
+    assert not node.containerd.bodies
+
+
+async def test_a_pod_keeps_its_mark_while_it_has_no_sandbox(node) -> None:
+    node.archive()
+    pod = node.containerd.pod()
+    container = await node.create(pod, restore="saved")
+    await node.start(container)
+    await node.stop_pod(pod)
+    await node.remove_pod(pod)
+    await node.relay.calls.until_finished()
+    again = await node.create(node.containerd.pod(), restore="saved", attempt=1)
+    await node.start(again)
+    assert node.containerd.cold == [again]
+
+
+CRIU_SAYS = "(00.012345)      7: Error (criu/files-reg.c:2300): Can't open file data/journal\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "final"), [("", False), ("(00.000001) Version: 4.2\n", False), (CRIU_SAYS, True)]
+)
+async def test_a_pod_that_prefers_cold_starts_cold_for_what_criu_says_only(
+    node, log: str, final: bool
+) -> None:
+    node.archive()
+    pod = node.containerd.pod()
+    words = {"restore": "saved", "on_restore_failure": "cold"}
+    first = await node.create(pod, **words)
+    if log:
+        node.containerd.criu_error = log
+    else:
+        node.containerd.before["StartContainer"] = refusing(grpc.StatusCode.UNKNOWN, 1)
+    await failure_of(node.start(first))
+    node.containerd.criu_error = ""
+    await node.start(await node.create(pod, attempt=1, **words))
+    assert bool(node.containerd.cold) is final and bool(node.containerd.revived) is not final
+
+
+@pytest.mark.parametrize(
+    ("code", "final"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, False),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, False),
+        (grpc.StatusCode.UNKNOWN, False),
+        (grpc.StatusCode.NOT_FOUND, True),
+    ],
+)
+async def test_a_registry_out_of_reach_is_no_reason_to_start_cold(node, code, final: bool) -> None:
+    node.archive()
+    pod = node.containerd.pod()
+    node.containerd.images.clear()
+    node.containerd.before["PullImage"] = refusing(code, 1)
+    words = {"restore": "saved", "on_restore_failure": "cold"}
+    await failure_of(node.create(pod, **words))
+    await node.start(await node.create(pod, attempt=1, **words))
+    assert bool(node.containerd.cold) is final and bool(node.containerd.revived) is not final
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EROFS, errno.ESTALE])
+async def test_a_disk_that_refuses_for_now_is_no_reason_to_start_cold(
+    node, monkeypatch, number: int
+) -> None:
+    archive = node.archive()
+    pod = node.containerd.pod()
+    words = {"restore": "saved", "on_restore_failure": "cold"}
+    really = os.open
+
+    def refuses(path, *args: object, **named: object) -> int:
+        if str(path) == str(archive):
+            raise OSError(number, os.strerror(number), str(path))
+        return really(path, *args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuses)
+        await failure_of(node.create(pod, **words))
+    await node.start(await node.create(pod, attempt=1, **words))
+    assert node.containerd.cold == [] and len(node.containerd.revived) == 1
+
+
+async def test_a_checkpoint_of_another_namespace_is_final(node) -> None:
+    node.archive(pod_namespace="elsewhere")
+    pod = node.containerd.pod()
+    words = {"restore": "saved", "on_restore_failure": "cold"}
+    await failure_of(node.create(pod, **words))
+    await node.start(await node.create(pod, attempt=1, **words))
+    assert len(node.containerd.cold) == 1

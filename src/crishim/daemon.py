@@ -51,6 +51,7 @@ from crishim.server.health import SERVICES, Watch
 from crishim.server.listen import bind, locked, make_directory, new_server
 from crishim.server.passthrough import Forwarder, Relay
 from crishim.server.service import CheckpointRestore
+from crishim.tools import nft
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -97,6 +98,7 @@ async def serve(config: Config) -> int:
 async def _serve(
     config: Config, channel: grpc.aio.Channel, *, notifier: Notifier, signals: _Signals
 ) -> None:
+    nft.reserve_descriptors()
     calls = Calls()
     forwarder = Forwarder(channel, config.containerd.socket)
     flows = _flows(config, channel)

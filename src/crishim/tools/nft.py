@@ -7,7 +7,11 @@ A context talks to the network namespace of the thread that made it and must be 
 only. Rules name interfaces by text, never by `iif` or `oif`: libnftables keeps one table of
 interface indices for the whole process, whatever the namespace.
 
-Source: libnftables(3); libnftables.so.1 since nftables 0.9.
+The library waits by select(2), which ends the process at descriptors from 1024 on. What other work
+opens must not keep holds from being set and removed, so a daemon keeps some low numbers for the
+library's sockets (`reserve_descriptors`).
+
+Source: libnftables(3); libnftables.so.1 since nftables 0.9; mnl.c there for the select.
 """
 
 from __future__ import annotations
@@ -15,13 +19,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import socket
 import threading
+from typing import Any
 
 from crishim.errors import NoSpace, Precondition, ToolFailed
 
 _LIBRARY = "libnftables.so.1"
 # FD_SETSIZE is 1024, and glibc aborts beyond it; the margin is for whoever opens files meanwhile.
 _DESCRIPTOR_MAX = 1000
+_RESERVED = 64
+_NETLINK_NETFILTER = 12
 # The library keeps global caches without locks; one call at a time costs the others 0.2 ms.
 _lock = threading.Lock()
 
@@ -51,14 +59,65 @@ def available() -> bool:
     return True
 
 
-def _spare_descriptor() -> None:
-    """Refuse where the library's socket would get a number that its select(2) cannot take."""
-    fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    os.close(fd)
-    if fd >= _DESCRIPTOR_MAX:
-        raise NoSpace(
-            f"{fd} files are open, too many for libnftables", hint="try again when less is going on"
-        )
+class _LowDescriptors:
+    """Numbers that the library can wait for, kept from everything else by being in use."""
+
+    def __init__(self) -> None:
+        self._wanted = 0
+        self._kept: list[int] = []
+
+    def keep(self, wanted: int | None = None) -> None:
+        """Keep so many, or as many as before, as far as there are any."""
+        self._wanted = self._wanted if wanted is None else wanted
+        while len(self._kept) < self._wanted:
+            fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            if fd >= _DESCRIPTOR_MAX:
+                os.close(fd)
+                return
+            self._kept.append(fd)
+
+    def free_one(self) -> int | None:
+        """Free the lowest number of all: the next file or socket to be opened gets it."""
+        if not self._kept:
+            return None
+        fd = self._kept.pop(0)
+        os.close(fd)
+        return fd
+
+
+_low = _LowDescriptors()
+
+
+def reserve_descriptors(number: int = _RESERVED) -> None:
+    """Keep low descriptors for the library's sockets; early, while there are any."""
+    with _lock:
+        _low.keep(number)
+
+
+def _new_context(library: Any) -> ctypes.c_void_p:
+    """Return a context whose socket has a number that the library can wait for."""
+    while True:
+        fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        os.close(fd)
+        low = _low.free_one() if fd >= _DESCRIPTOR_MAX else fd
+        if low is None:
+            raise NoSpace(
+                f"{fd} files are open, too many for libnftables",
+                hint="try again when less is going on",
+            )
+        context = ctypes.c_void_p(library.nft_ctx_new(0))
+        if fd < _DESCRIPTOR_MAX or _is_nftables_socket(low):
+            return context
+        library.nft_ctx_free(context)  # another thread was quicker, and has the number now
+
+
+def _is_nftables_socket(fd: int) -> bool:
+    try:
+        found = socket.socket(fileno=os.dup(fd))
+    except OSError:
+        return False
+    with found:
+        return found.family == socket.AF_NETLINK and found.proto == _NETLINK_NETFILTER
 
 
 class Nft:
@@ -66,7 +125,7 @@ class Nft:
 
     Raises:
         Precondition: libnftables is not installed.
-        NoSpace: so many files are open that libnftables would abort the process.
+        NoSpace: so many files, and contexts, are open that libnftables would abort the process.
     """
 
     def __init__(self) -> None:
@@ -76,9 +135,8 @@ class Nft:
             raise Precondition(
                 "libnftables is not installed", details=str(error), hint="install libnftables1"
             ) from error
-        _spare_descriptor()
         with _lock:
-            self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
+            self._context = _new_context(self._library)
             self._library.nft_ctx_buffer_output(self._context)
             self._library.nft_ctx_buffer_error(self._context)
 
@@ -118,3 +176,4 @@ class Nft:
         if context.value is not None:
             with _lock:
                 self._library.nft_ctx_free(context)
+                _low.keep()

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import patience, workspace
+from crishim.checkpoint import guardian, patience, workspace
 from crishim.checkpoint.archive import sweep_partials
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
+from crishim.checkpoint.settle import tools_ended
 from crishim.checkpoint.store import KUBELET_DIRECTORY
 from crishim.kernel import atomic, tree
 
@@ -57,6 +58,8 @@ class Abandoned:
                 return
             await asyncio.sleep(_POLL_S)
         try:
+            # Thawed before its end, or with its FIFOs removed, it leaves its parasite behind.
+            await tools_ended(work, meanwhile=lambda: guardian.unblock(work))
             if not await self._is_known(work.name):
                 return
             if self.held.of_container(work.name) is None:

@@ -139,30 +139,48 @@ def _remove(charge: dict[str, str]) -> None:
 
 
 def _end_dump(dump: Path) -> None:
-    """Wait for the `runc checkpoint` whose command line names `dump`.
+    """Wait for the `runc checkpoint` whose command line names `dump`."""
+    while pid := tool_of(dump):
+        while is_tool(pid, dump):
+            unblock(dump)
+            time.sleep(_POLL_S)
 
-    The daemon read the page FIFOs. CRIU blocks in open() on one that nobody reads, so each is
-    opened and closed: CRIU's next write fails, and with it the dump, and the container goes on.
+
+def unblock(dump: Path) -> None:
+    """Let a CRIU fail whose pages nobody reads any more.
+
+    It blocks in open() on a FIFO that nobody reads, so each is opened and closed: CRIU's next write
+    fails, and with it the dump, and the container goes on.
     """
-    while tool_runs(dump):
-        for fifo in dump.glob("**/pages-*.img"):
-            with contextlib.suppress(OSError):
-                if fifo.is_fifo():
-                    os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
-        time.sleep(_POLL_S)
+    for fifo in dump.glob("**/pages-*.img"):
+        with contextlib.suppress(OSError):
+            if fifo.is_fifo():
+                os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
 
 
-def tool_runs(directory: Path) -> bool:
-    """Return whether runc or CRIU runs with a path below `directory` in its command line."""
+def tool_of(directory: Path) -> int:
+    """Return the id of a runc or CRIU with a path below `directory` in its command line; 0 if none.
+
+    It looks through all processes of the node: `is_tool` tells as long as this one lives.
+    """
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid() and is_tool(int(name), directory):
+            return int(name)
+    return 0
+
+
+def is_tool(pid: int, directory: Path) -> bool:
+    """Return whether a process is a runc or CRIU that works on something below `directory`.
+
+    Raises: OSError: it is there, and cannot be looked at.
+    """
     path = os.fsencode(directory)
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                words = Path(entry.path, "cmdline").read_bytes().split(b"\0")
-                tools = {os.path.basename(word) for word in words[:2]}
-                if tools & _TOOLS and any(word.startswith(path) for word in words):
-                    return True
-    return False
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    tools = {os.path.basename(word) for word in words[:2]}
+    return bool(tools & _TOOLS) and any(word.startswith(path) for word in words)
 
 
 def _enter(netns: str) -> None:

@@ -19,6 +19,7 @@ from crishim.checkpoint.flow import in_thread
 from crishim.tools import criu
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from crishim.containerd.cri import Cri
@@ -37,11 +38,29 @@ async def settled(directory: Path) -> None:
     What a CRIU that was killed has left on the node is cleared away too.
     Args: directory: of the container that is being restored.
     """
-    if await in_thread(guardian.tool_runs, directory):
-        while await in_thread(guardian.tool_runs, directory):  # noqa: ASYNC110 - not our child
-            await asyncio.sleep(_POLL_S)
+    if await tools_ended(directory):
         await asyncio.sleep(_TAKING_BACK_S)
     await clear_mounts()
+
+
+async def tools_ended(directory: Path, *, meanwhile: Callable[[], object] = bool) -> bool:
+    """Wait until no runc and no CRIU works below a directory; return whether one did.
+
+    Args: meanwhile: called again and again until then; it may block for a moment.
+    """
+    worked, pid = False, 0
+    while True:
+        try:
+            if pid and guardian.is_tool(pid, directory):
+                await in_thread(meanwhile)
+            elif pid := await in_thread(guardian.tool_of, directory):
+                worked = True
+                continue
+            else:
+                return worked
+        except OSError as error:  # too many files are open, for instance: nobody knows
+            _log.warning("cannot look for what works in %s: %s", directory, error)
+        await asyncio.sleep(_POLL_S)
 
 
 async def clear_mounts() -> None:
@@ -53,19 +72,24 @@ async def clear_mounts() -> None:
 async def runs_after_all(container: ContainerId, directory: Path, *, cri: Cri) -> bool:
     """Return whether a container runs although its start has failed: containerd may have died.
 
-    It waits for containerd to be back, half a minute at most; without it, the answer is False.
+    It waits for containerd to be back, half a minute at most; without it, the answer is False. That
+    there is no such container is an answer too.
     """
-    with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_RUNTIME_BACK_S):
-            while not await _answers(container, cri):  # noqa: ASYNC110 - another daemon's start
-                await asyncio.sleep(_POLL_S)
+            if await _runs(container, cri) is None:
+                return False
             await settled(directory)
+            return bool(await _runs(container, cri))
+    return False
+
+
+async def _runs(container: ContainerId, cri: Cri) -> bool | None:
+    """Return whether a container runs, once containerd answers; None if there is no such one."""
+    while True:
+        try:
             return (await cri.container(container)).running
-    return False
-
-
-async def _answers(container: ContainerId, cri: Cri) -> bool:
-    with contextlib.suppress(grpc.aio.AioRpcError):
-        await cri.container(container)
-        return True
-    return False
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+        await asyncio.sleep(_POLL_S)  # containerd starts again

@@ -231,3 +231,25 @@ async def test_calls_wait_for_what_is_not_in_order_yet(node):
         with pytest.raises(Exception, match="still being put in order"):
             await node.locks.recovered.wait(identity, timeout_s=0)
     await node.locks.recovered.wait("somebody else", timeout_s=0)
+
+
+async def test_a_criu_that_nobody_reads_any_more_ends_before_its_container_goes_on(node):
+    """Its guardian was killed with the daemon: thawed meanwhile, it would never answer again."""
+    cgroup = node.dump()
+    work = node.paths.dumps / "d1"
+    (work / "images").mkdir()
+    pages = work / "images" / "pages-1.img"
+    os.mkfifo(pages)
+    # As CRIU: its name, the directory among its words, and a FIFO that blocks until it is read.
+    tool = node.path / "criu"
+    tool.write_text(
+        f"#!/bin/sh\ntrap '' PIPE\necho > {pages}\ncat {cgroup}/cgroup.freeze > {node.path}/seen\n"
+    )
+    tool.chmod(0o755)
+    process = await asyncio.create_subprocess_exec(tool, "dump", "--work-path", str(work))
+    async with asyncio.timeout(5):
+        await node.start()
+        await process.wait()
+    assert (node.path / "seen").read_text() == "1"  # it was frozen as long as CRIU was at it
+    assert not frozen(cgroup)
+    assert list(node.paths.dumps.iterdir()) == []

@@ -1,0 +1,66 @@
+"""What became of a restore: the answers of containerd count, and who still works on it."""
+
+import asyncio
+from types import SimpleNamespace
+
+import grpc
+import pytest
+
+from crishim.checkpoint import guardian, settle
+
+
+class Containerd:
+    """Answers with what it is given, in turn."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    async def container(self, _):
+        answer = self.answers.pop(0)
+        if isinstance(answer, grpc.StatusCode):
+            raise grpc.aio.AioRpcError(answer, grpc.aio.Metadata(), grpc.aio.Metadata())
+        return SimpleNamespace(running=answer)
+
+
+@pytest.fixture(autouse=True)
+def no_mounts(monkeypatch):
+    monkeypatch.setattr("crishim.tools.criu.sweep_yards", list)
+
+
+async def test_a_container_that_is_gone_is_an_answer(tmp_path):
+    """It was asked for half a minute, with the container locked."""
+    cri = Containerd(grpc.StatusCode.NOT_FOUND)
+    async with asyncio.timeout(1):
+        assert not await settle.runs_after_all("c1", tmp_path, cri=cri)
+
+
+async def test_a_containerd_that_starts_again_is_waited_for(tmp_path):
+    away = grpc.StatusCode.UNAVAILABLE
+    cri = Containerd(away, away, False, away, True)
+    assert await settle.runs_after_all("c1", tmp_path, cri=cri)
+
+
+async def test_all_processes_are_looked_through_once_and_not_at_every_turn(tmp_path, monkeypatch):
+    looks, alive = [], iter([True, True, True, False])
+    monkeypatch.setattr(
+        guardian, "tool_of", lambda _: looks.append(1) or (7 if len(looks) == 1 else 0)
+    )
+    monkeypatch.setattr(guardian, "is_tool", lambda *_: next(alive))
+    assert await settle.tools_ended(tmp_path)
+    assert len(looks) == 2
+
+
+async def test_a_process_that_cannot_be_looked_at_has_not_ended(tmp_path, monkeypatch):
+    answers = iter([OSError(24, "Too many open files"), True, False])
+
+    def is_tool(*_):
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    found = iter([7, 0])
+    monkeypatch.setattr(guardian, "tool_of", lambda _: next(found))
+    monkeypatch.setattr(guardian, "is_tool", is_tool)
+    assert await settle.tools_ended(tmp_path)
+    assert next(answers, None) is None

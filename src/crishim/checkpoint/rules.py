@@ -14,6 +14,8 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crishim.errors import Precondition
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 PREFIX = "crishim_hold_"
 _PRIORITY = -500
+_PROTOCOLS = ("tcp", "udp", "sctp")
 _ENDS = "tcp flags & (fin | rst) != 0 drop;"
 _TUPLES_OUT = (
     "ip daddr . tcp dport . ip saddr . tcp sport @tcp4",
@@ -167,6 +170,7 @@ def nat(
     connection, any other segment would make it a new one with another source address. The
     priorities come before those of iptables, and the first chain that translates decides.
 
+    Raises: Precondition: a mapping is none that nft could be told; it comes from the pod's object.
     Source: plugins/main/bridge (ipMasq) and plugins/meta/portmap of the CNI plugins 1.9.
     """
     entry = "".join(_to_pod(moved, mapping) for mapping in mappings)
@@ -187,17 +191,31 @@ def _to_pod(moved: Sequence[Moved], mapping: PortMapping) -> str:
     """Lead a port of the node to the first moved address of each family that it is open for."""
     firsts = {item.family: item for item in reversed(moved)}
     everywhere = mapping.host_ip in ("", "0.0.0.0", "::")  # noqa: S104 - read, not bound
+    host = None if everywhere else _host_address(mapping)
+    if mapping.protocol not in _PROTOCOLS:
+        raise Precondition(f"{mapping.protocol!r:.40} is no protocol of a hostPort")
     text = ""
     for family, item in firsts.items():
-        if everywhere:
+        if host is None:
             match = f"fib daddr type local meta nfproto {'ipv4' if family == 'ip' else 'ipv6'}"
-        elif (ipaddress.ip_address(mapping.host_ip).version == 4) == (family == "ip"):
-            match = f"{family} daddr {mapping.host_ip}"
+        elif (host.version == 4) == (family == "ip"):
+            match = f"{family} daddr {host}"
         else:
             continue
         to = f"dnat {family} to {item.target(mapping.container_port)}"
         text += f"{match} {mapping.protocol} dport {mapping.host_port} {to}; "
     return text
+
+
+def _host_address(mapping: PortMapping) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the address of a mapping; a zone in it may be any text, and becomes none of ours."""
+    try:
+        host = ipaddress.ip_address(mapping.host_ip)
+        if isinstance(host, ipaddress.IPv6Address) and host.scope_id is not None:
+            raise ValueError("with a zone")
+    except ValueError as error:
+        raise Precondition(f"{mapping.host_ip!r:.80} is no address for a hostPort") from error
+    return host
 
 
 def _masquerade(item: Moved) -> str:

@@ -1,8 +1,11 @@
 """The texts handed to nftables, where their meaning can be read off them."""
 
+import pytest
+
 from crishim.checkpoint import rules
 from crishim.checkpoint.cni import PortMapping
 from crishim.checkpoint.kept import Connection, Kept
+from crishim.errors import Precondition
 
 MOVED = [
     rules.Moved(address="10.1.0.2", subnet="10.1.0.0/24"),
@@ -75,3 +78,19 @@ def test_a_port_of_one_node_address_leads_only_from_there():
     assert "ip daddr 192.0.2.1 tcp dport 80 dnat ip to 10.1.0.2:8080" in text
     assert "[fd00::2]" not in text
     assert "fib" not in text
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"host_ip": "fe80::1%x tcp dport 1 accept; }; }; flush ruleset; #"},
+        {"host_ip": "fe80::1%eth0"},
+        {"host_ip": "nowhere"},
+        {"protocol": "tcp; flush ruleset; #"},
+    ],
+)
+def test_a_host_port_becomes_no_text_of_nft(changed):
+    """An IPv6 address may have a zone after it, and that may be any text."""
+    mapping = PortMapping(**{"protocol": "tcp", "host_port": 1, "container_port": 2} | changed)
+    with pytest.raises(Precondition):
+        rules.nat("t", MOVED, masquerade=False, mappings=[mapping])

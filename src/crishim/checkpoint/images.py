@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from crishim.checkpoint.archive import IMAGE_DIRECTORY
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
-from crishim.errors import CrishimError
+from crishim.errors import CrishimError, Precondition
 from crishim.kernel import mounts, process
 from crishim.kernel.tree import make_private_dir, remove_tree
 
@@ -57,13 +57,23 @@ class ImageDirectories:
             try:
                 return await _mount_in_place(archive, work_dir)
             except (CrishimError, OSError) as error:
-                self._in_place = False
-                _log.info("archives are unpacked for restores, not mounted: %s", error)
+                self._in_place = not _cannot(error)
+                _log.info("an archive is unpacked for its restore, not mounted: %s", error)
                 await in_thread(remove_images, work_dir, lane=Lane.PAUSE)
         unpacked = await in_thread(make_image_path, work_dir)
         _log.debug("unpacking %d images", len(images))
         await in_thread(archive.extract_images, unpacked, lane=Lane.BULK)
         return unpacked
+
+
+def _cannot(error: CrishimError | OSError) -> bool:
+    """Return whether a node that failed to mount an archive will fail with any other.
+
+    A full disk passes; that there is no such program, or that the kernel does not know how, stays.
+    """
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENODEV, errno.EINVAL, errno.ENOTBLK, errno.EOPNOTSUPP)
+    return isinstance(error, Precondition)
 
 
 def image_path(work_dir: Path) -> Path:

@@ -7,7 +7,6 @@ follows from what is in the store: nothing is counted, so nothing can be counted
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ import grpc
 
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.reader import ArchiveReader
-from crishim.errors import CrishimError
+from crishim.errors import Corrupt, CrishimError, NotFound
 
 if TYPE_CHECKING:
     from crishim.checkpoint.manifest import Manifest
@@ -55,20 +54,27 @@ class Pins:
         Raises: grpc.aio.AioRpcError: containerd failed; calling again is safe.
         """
         async with self._lock:
-            needed = await in_thread(self._needed)
+            needed, all_known = await in_thread(self._needed)
             for name in await self._images.pinned():
-                if name not in needed:
+                if all_known and name not in needed:
                     await self._images.unpin(name)
             for name in needed:
                 await self._images.pin(name)
 
-    def _needed(self) -> frozenset[str]:
-        """Return the ids of the images of all readable checkpoints in the store."""
-        found = set()
+    def _needed(self) -> tuple[frozenset[str], bool]:
+        """Return the ids of the images that checkpoints in the store need, and if those are all.
+
+        A checkpoint that cannot be read for the moment may need any image; one that is damaged or
+        gone needs none any more.
+        """
+        found, all_known = set(), True
         for name in self._store.names():
-            with (
-                contextlib.suppress(CrishimError),
-                ArchiveReader.open(self._store.path(name), trusted_owner=False) as archive,
-            ):
-                found.add(archive.manifest().container.image_id)
-        return frozenset(found - {""})
+            try:
+                with ArchiveReader.open(self._store.path(name), trusted_owner=False) as archive:
+                    found.add(archive.manifest().container.image_id)
+            except (Corrupt, NotFound) as error:
+                _log.debug("no image is kept for %s: %s", name, error)
+            except (CrishimError, OSError) as error:
+                _log.warning("no image is let go of: %s cannot be read: %s", name, error)
+                all_known = False
+        return frozenset(found - {""}), all_known

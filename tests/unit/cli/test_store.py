@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 
@@ -308,6 +309,23 @@ async def test_images_stay_pinned_until_the_last_checkpoint_that_needs_them_goes
     assert node.images.ours == {IMAGE}
     await node.run("rm", "second")
     assert node.images.ours == set()
+
+
+async def test_a_checkpoint_that_cannot_be_opened_for_a_moment_keeps_its_image(node, monkeypatch):
+    """Too many files are open, or its disk fails: nobody knows that it needs no image."""
+    node.add("first")
+    await node.pins.reconcile()
+    opened = os.open
+
+    def too_many(path, *arguments, **words):
+        if str(path).endswith("first.tar"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opened(path, *arguments, **words)
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "open", too_many)
+        await node.pins.reconcile()
+    assert node.images.ours == {IMAGE}
 
 
 async def test_a_new_checkpoint_pins_its_image(node, caplog):

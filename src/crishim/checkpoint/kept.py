@@ -11,9 +11,8 @@ import ipaddress
 import socket
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from crishim.errors import Corrupt
 from crishim.kernel.segment import transport
 from crishim.kernel.sockdiag import TcpState
 
@@ -44,35 +43,6 @@ class Kept:
     connections: frozenset[Connection] = frozenset()
     tcp_ports: frozenset[int] = frozenset()
     udp_ports: frozenset[int] = frozenset()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain lists for `json.dumps`."""
-        ends = sorted(self.connections)
-        return {
-            "connections": [[c.local, c.local_port, c.remote, c.remote_port] for c in ends],
-            "tcp_ports": sorted(self.tcp_ports),
-            "udp_ports": sorted(self.udp_ports),
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Kept:
-        """Read back what `to_json` gave; raise Corrupt for anything else."""
-        try:
-            return cls(
-                connections=frozenset(
-                    Connection(
-                        local=str(ipaddress.ip_address(local)),
-                        local_port=_port(local_port),
-                        remote=str(ipaddress.ip_address(remote)),
-                        remote_port=_port(remote_port),
-                    )
-                    for local, local_port, remote, remote_port in data["connections"]
-                ),
-                tcp_ports=frozenset(_port(port) for port in data["tcp_ports"]),
-                udp_ports=frozenset(_port(port) for port in data["udp_ports"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise Corrupt("not a list of a container's sockets", details=repr(error)) from error
 
     def matches(self, frame: bytes) -> bool:
         """Whether an Ethernet frame on its way into the pod is for one of these sockets."""
@@ -120,9 +90,3 @@ def _plain(address: str) -> str:
     ip = ipaddress.ip_address(address)
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return str(mapped or ip)
-
-
-def _port(data: object) -> int:
-    if not isinstance(data, int) or not 0 < data < 1 << 16:
-        raise ValueError(f"{data!r:.40} is not a port")
-    return data

@@ -34,7 +34,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import describe, logs, metadata, preflight, remaps, timers, watches
+from crishim.checkpoint import (
+    describe,
+    logs,
+    metadata,
+    namedfiles,
+    preflight,
+    remaps,
+    timers,
+    watches,
+)
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.connections import SourceConnections
 from crishim.checkpoint.flow import in_thread, made_in_thread
@@ -291,6 +300,7 @@ class Dump:
         self._image_bytes, self._log_bytes = await memory.run(facts, undo)
 
     def _add_entries(self, writer: ArchiveWriter, layer: OwnFilesDump, frozen_at_ns: int) -> None:
+        namedfiles.check(self._workspace.images, self._source, stop=self._request.stop)
         timers.rearm(self._workspace.images)
         self._image_bytes += writer.add_images(self._workspace.images)
         layer.add()

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import body, compare, logs, pending, pids, shm, volumes
+from crishim.checkpoint import body, compare, devices, logs, pending, pids, shm, volumes
 from crishim.checkpoint.flow import in_thread, made_in_thread, to_the_end, unbroken
 from crishim.checkpoint.images import ImageDirectories, remove_images
 from crishim.checkpoint.lanes import Lane
@@ -178,7 +178,7 @@ class Restorer:
             snapshotter=created.snapshotter, key=created.snapshot_key
         )
         overlay = overlay_of_snapshot([(m.type, m.source, m.options) for m in mounts])
-        allowed = compare.allowed_devices(created.spec)
+        allowed = devices.allowed(created.spec)
         own = volumes.of_container(created.spec, created.id)
 
         def write() -> None:

@@ -71,7 +71,7 @@ class SharedMapping:
 
 
 @contextlib.contextmanager
-def _looking_into(pid: int) -> Iterator[None]:
+def looking_into(pid: int) -> Iterator[None]:
     """Leave the block when the process, or the file of it that is read, is gone.
 
     Raises: Precondition: it is there, and for another reason it cannot be looked into.
@@ -87,7 +87,7 @@ def _looking_into(pid: int) -> Iterator[None]:
 def parent(pid: int) -> int:
     """Return the id of a process's parent; 0 when either is gone."""
     found = 0
-    with _looking_into(pid):
+    with looking_into(pid):
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         found = int(text.rpartition(")")[2].split()[1])
     return found
@@ -130,7 +130,7 @@ def socket_owner(inode: int, pids: Iterable[int] | None = None) -> int:
 def system_v_memory(pids: Iterable[int]) -> int:
     """Return the id of the first process that has System V shared memory mapped; 0 if none has."""
     for pid in pids:
-        with _looking_into(pid):
+        with looking_into(pid):
             if b" /SYSV" in Path(f"/proc/{pid}/maps").read_bytes():
                 return pid
     return 0
@@ -159,7 +159,7 @@ def memory_bytes(pids: Iterable[int]) -> int:
     """
     total = 0
     for pid in pids:
-        with _looking_into(pid):
+        with looking_into(pid):
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
             values = dict(
                 line.split(":", 1) for line in rollup.splitlines()[1:] if line.endswith("kB")
@@ -176,7 +176,7 @@ def shared_mappings(pids: Iterable[int]) -> frozenset[SharedMapping]:
     """
     found: set[SharedMapping] = set()
     for pid in pids:
-        with _looking_into(pid):
+        with looking_into(pid):
             maps = Path(f"/proc/{pid}/maps").read_bytes()
             found.update(
                 SharedMapping(int(inode), os.fsdecode(path))
@@ -190,7 +190,7 @@ def nameless_files(pids: Iterable[int]) -> list[NamelessFile]:
     found: list[NamelessFile] = []
     for pid in pids:
         for link, path in _deleted(pid):
-            with _looking_into(pid):
+            with looking_into(pid):
                 status, root = os.stat(link), os.stat(f"/proc/{pid}/root")
                 if stat.S_ISREG(status.st_mode) and status.st_nlink:
                     on_root = status.st_dev == root.st_dev
@@ -205,7 +205,7 @@ def watched_inodes(pids: Iterable[int], *, device: int) -> set[int]:
         for name, target in _open_links(pid):
             if target != "anon_inode:inotify":
                 continue
-            with _looking_into(pid):
+            with looking_into(pid):
                 marks = Path(f"/proc/{pid}/fdinfo/{name}").read_text(encoding="ascii")
                 for inode, number in _WATCH.findall(marks):
                     if _device(int(number, 16)) == device:
@@ -223,7 +223,7 @@ def _deleted(pid: int) -> Iterator[tuple[str, str]]:
     for name, target in _open_links(pid):
         if target.startswith("/") and target.endswith(_DELETED):
             yield f"/proc/{pid}/fd/{name}", target.removesuffix(_DELETED)
-    with _looking_into(pid):
+    with looking_into(pid):
         maps = Path(f"/proc/{pid}/maps").read_bytes()
         for addresses, path in _DELETED_MAPPING.findall(maps):
             yield f"/proc/{pid}/map_files/{addresses.decode()}", os.fsdecode(path)
@@ -236,9 +236,9 @@ def _targets(pid: int) -> list[str]:
 def _open_links(pid: int) -> Iterator[tuple[str, str]]:
     """Yield the number of each open file, as text, and what its link in /proc says."""
     directory = f"/proc/{pid}/fd"
-    with _looking_into(pid):
+    with looking_into(pid):
         for name in os.listdir(directory):
-            with _looking_into(pid):
+            with looking_into(pid):
                 yield name, os.readlink(f"{directory}/{name}")
 
 
@@ -246,7 +246,7 @@ def thread_ids_inside(pid: int) -> set[int]:
     """Return the ids of a process's threads as its own pid namespace counts them."""
     found: set[int] = set()
     for task in Path(f"/proc/{pid}/task").glob("*/status"):
-        with _looking_into(pid):
+        with looking_into(pid):
             for line in task.read_text(encoding="utf-8", errors="replace").splitlines():
                 if line.startswith("NSpid:"):
                     found.add(int(line.split()[-1]))

@@ -26,6 +26,7 @@ _DELETED = " (deleted)"
 _DELETED_MAPPING = re.compile(rb"^(\S+) \S+ \S+ \S+ [1-9]\d* +(/.*) \(deleted\)$", re.MULTILINE)
 _WATCH = re.compile(r"^inotify wd:\S+ ino:(\S+) sdev:(\S+) ", re.MULTILINE)
 _SHARED_MAPPING = re.compile(rb"^\S+ ...s \S+ \S+ ([1-9]\d*) +(/.*)$", re.MULTILINE)
+_MAPPING = re.compile(rb"^\S+ \S+ \S+ \S+ [1-9]\d* +(/.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,16 @@ def parent(pid: int) -> int:
     return found
 
 
+def descendants(pid: int) -> list[int]:
+    """Return a process and all that it and its children have started, parents first."""
+    found = [pid]
+    for parent_id in found:
+        for path in Path(f"/proc/{parent_id}/task").glob("*/children"):
+            with looking_into(parent_id):
+                found += [int(word) for word in path.read_text(encoding="ascii").split()]
+    return found
+
+
 def command(pid: int) -> str:
     """Return the command line of a process, for people; "" when it is gone."""
     with contextlib.suppress(OSError):
@@ -134,6 +145,22 @@ def system_v_memory(pids: Iterable[int]) -> int:
             if b" /SYSV" in Path(f"/proc/{pid}/maps").read_bytes():
                 return pid
     return 0
+
+
+def socket_descriptors(pid: int) -> Iterator[tuple[int, int]]:
+    """Yield descriptor and inode of each socket that a process has open."""
+    for name, target in _open_links(pid):
+        if match := _SOCKET.fullmatch(target):
+            yield int(name), int(match.group(1))
+
+
+def id_inside(pid: int) -> int:
+    """Return the id of a process as its own pid namespace counts; 0 when it is gone."""
+    found = 0
+    with looking_into(pid):
+        text = Path(f"/proc/{pid}/status").read_bytes()
+        found = int(text.partition(b"\nNSpid:")[2].split(b"\n", 1)[0].split()[-1])
+    return found
 
 
 def open_files(pids: Iterable[int]) -> OpenFiles:
@@ -183,6 +210,27 @@ def shared_mappings(pids: Iterable[int]) -> frozenset[SharedMapping]:
                 for inode, path in _SHARED_MAPPING.findall(maps)
             )
     return frozenset(found)
+
+
+def mapped_files(pid: int) -> set[str]:
+    """Return the files that a process has mapped, as it sees their paths."""
+    found: set[str] = set()
+    with looking_into(pid):
+        maps = Path(f"/proc/{pid}/maps").read_bytes()
+        found.update(os.fsdecode(path) for path in _MAPPING.findall(maps))
+    return found
+
+
+def memory_policies(pid: int) -> set[str]:
+    """Return the NUMA policies other than the default that memory of a process has.
+
+    Source: numa(7), /proc/PID/numa_maps; it takes as long as smaps does.
+    """
+    found: set[str] = set()
+    with looking_into(pid):
+        lines = Path(f"/proc/{pid}/numa_maps").read_text(encoding="utf-8", errors="replace")
+        found.update(line.split(None, 2)[1] for line in lines.splitlines())
+    return found - {"default"}
 
 
 def nameless_files(pids: Iterable[int]) -> list[NamelessFile]:

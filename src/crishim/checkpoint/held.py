@@ -39,6 +39,7 @@ from crishim.checkpoint.recordfiles import RecordFiles
 from crishim.errors import (
     AlreadyExists,
     Busy,
+    CrishimError,
     DeadlineExceeded,
     NotFound,
     Precondition,
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _END_TIMEOUT_S = 20.0
 _POLL_S = 0.01
+_CAUGHT_BYTES_MAX = 256 << 20
+"""What is caught for all stopped containers of the node together."""
 
 
 class Held:
@@ -76,6 +79,7 @@ class Held:
         self._catching: dict[SandboxId, hold.SourceHold] = {}
         self._locks: dict[SandboxId, asyncio.Lock] = {}
         self._restoring: set[SandboxId] = set()
+        self._budget = packet.Budget(_CAUGHT_BYTES_MAX)
 
     async def keep(
         self,
@@ -119,6 +123,8 @@ class Held:
     def committed(self, record: HeldRecord) -> None:
         """Take a record as valid: its archive is durable under its final name."""
         self._records[record.sandbox] = record
+        if caught := self._catching.get(record.sandbox):
+            caught.share(self._budget)
 
     def forget(self, sandbox: SandboxId) -> None:
         """Drop a record; the holds are somebody else's business."""
@@ -236,7 +242,8 @@ class Held:
         """Give up the connections of a stopped container: they were restored elsewhere.
 
         Its sandbox, if it is still there, keeps the address behind its hold until it is removed; a
-        container that is still frozen is ended when its kubelet stops it.
+        container that is still frozen is ended when its kubelet stops it. The record goes last:
+        after a failure it is to be called again.
         """
         self._restoring.discard(sandbox)
         async with self._lock(sandbox):
@@ -246,9 +253,10 @@ class Held:
             if caught := self._catching.pop(sandbox, None):
                 await caught.take_frames()
             await neighbours.loosen(record.waiting)
-            await self._unreserve(record)
             if record.node_hold is not None:
                 await hold.remove(record.node_hold)
+            await self._unreserve(record)
+            if record.node_hold is not None:
                 self.forget(sandbox)  # its sandbox is gone, or stopped for good
             else:
                 await self._write(replace(record, handed_over=True))
@@ -275,22 +283,33 @@ class Held:
         """Forget what has no sandbox any more; let go of what has waited too long.
 
         Args: live: ids of all sandboxes. wait_s: how long connections wait for a restore.
+        Raises: the last error of those that the records met, each on its own.
         """
         there = set(live)
         self._files.keep_unreadable(there)
-        for sandbox, record in tuple(self._records.items()):
-            if record.waited_s > wait_s and sandbox not in self._restoring:
-                await self.give_up(sandbox, f"nobody restored them within {wait_s:g} s")
-            left = self._records.get(sandbox)
-            if left is None or sandbox in there:
-                continue
-            if not left.waiting:
-                self.forget(sandbox)
-            elif left.node_hold is not None:
-                await self.hold_at_node(sandbox)
-            else:  # somebody removed it without asking us
-                async with self._lock(sandbox):
-                    await self._node_takes_over(replace(left, frozen=False))
+        failed: Exception | None = None
+        for sandbox in tuple(self._records):
+            try:
+                await self._look_after(sandbox, gone=sandbox not in there, wait_s=wait_s)
+            except (CrishimError, OSError) as error:  # one must not cost the others
+                failed = error
+        if failed is not None:
+            raise failed
+
+    async def _look_after(self, sandbox: SandboxId, *, gone: bool, wait_s: float) -> None:
+        record = self._records[sandbox]
+        if record.waited_s > wait_s and sandbox not in self._restoring:
+            await self.give_up(sandbox, f"nobody restored them within {wait_s:g} s")
+        left = self._records.get(sandbox)
+        if left is None:
+            return
+        if left.waiting and left.node_hold is not None:
+            await self._hold_at_node(sandbox)
+        elif gone and left.waiting:  # somebody removed it without asking us
+            async with self._lock(sandbox):
+                await self._node_takes_over(replace(left, frozen=False))
+        elif gone:
+            self.forget(sandbox)
 
     def load(self) -> None:
         """Read the records that an earlier daemon has left; none is acted upon yet.
@@ -345,7 +364,7 @@ class Held:
         if not record.kubelet and not record.handed_over:
             await self.end(sandbox)
 
-    async def hold_at_node(self, sandbox: SandboxId) -> None:
+    async def _hold_at_node(self, sandbox: SandboxId) -> None:
         """Have the node drop again what it is to drop, whoever has removed the rules meanwhile."""
         if sandbox not in self._restoring:
             await self.restore_node_hold(sandbox)
@@ -429,8 +448,7 @@ class Held:
             release = functools.partial(
                 reservation.release, Path(record.reservations), record.waiting, waiting=True
             )
-            with contextlib.suppress(Busy):
-                await in_thread(functools.partial(release, owner=record.sandbox))
+            await in_thread(functools.partial(release, owner=record.sandbox))
 
     def _lock(self, sandbox: SandboxId) -> asyncio.Lock:
         return self._locks.setdefault(sandbox, asyncio.Lock())

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from crishim.checkpoint.kept import Kept
     from crishim.kernel.interface import InterfaceState
-    from crishim.kernel.packet import Frame
+    from crishim.kernel.packet import Budget, Frame
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -166,6 +166,10 @@ class SourceHold:
         The namespace may end from now on. The drop ends with it, or by `remove`.
         """
         await self._link.close_inside()
+
+    def share(self, budget: Budget) -> None:
+        """Count what is caught against a budget that all stopped containers share."""
+        self._link.tap.share(budget)
 
     def stop_catching(self) -> list[Frame]:
         """End catching and return what was caught, oldest first; the drop stays.

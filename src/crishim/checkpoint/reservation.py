@@ -79,7 +79,9 @@ def release(
     Args: waiting: what was reserved with that word, instead of what was reserved without it.
     Raises: Busy: host-local's lock was not to be had.
     """
-    if not directory.is_dir():
+    try:
+        os.stat(directory)
+    except FileNotFoundError:
         return
     with _locked(directory):
         for address in addresses:

@@ -277,18 +277,16 @@ class Sandboxes:
                 )
 
     async def _addresses(self, target: SandboxId) -> dict[SandboxId, tuple[str, ...]]:
-        """Return the addresses of all live sandboxes but one."""
+        """Return the addresses that CNI gave to all live sandboxes but one."""
         found: dict[SandboxId, tuple[str, ...]] = {}
         for item in await self._cri.sandboxes():
             sandbox = SandboxId(item.id)
             if sandbox != target and item.state == _READY:
                 try:
-                    status = (await self._cri.sandbox(sandbox)).status
-                except (CrishimError, grpc.aio.AioRpcError):
-                    continue  # it is just being removed
-                self.correct(status)
-                more = (ip.ip for ip in status.network.additional_ips)
-                found[sandbox] = (status.network.ip, *more)
+                    found[sandbox] = await self._cri.addresses(sandbox)
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.NOT_FOUND:
+                        raise  # it may have any address
         return found
 
     async def stopping(self, sandbox: str) -> None:

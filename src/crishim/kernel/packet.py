@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import ctypes
 import ipaddress
+import logging
 import socket
 import struct
 import time
@@ -26,6 +27,7 @@ from crishim.kernel.segment import checksum
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+_log = logging.getLogger(__name__)
 VNET_HDR_BYTES = 10
 
 _SOL_PACKET = 263
@@ -89,6 +91,68 @@ class Limits:
     size_bytes: int = 64 << 20
 
 
+class Budget:
+    """How many bytes of frames several catches keep together."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.used_bytes = 0
+
+
+class Catch:
+    """The frames that one tap keeps: the youngest that its limits, and its budget, allow.
+
+    Attributes: lost: how many had to go.
+    """
+
+    def __init__(self, limits: Limits, *, name: str) -> None:
+        self.lost = 0
+        self._limits = limits
+        self._name = name
+        self._budget = Budget(limits.size_bytes)
+        self._frames: deque[Frame] = deque()
+        self._kept_bytes = 0
+
+    def share(self, budget: Budget) -> None:
+        """Count against a budget that others count against too, from now on."""
+        self._budget.used_bytes -= self._kept_bytes
+        self._budget = budget
+        budget.used_bytes += self._kept_bytes
+        self._trim()
+
+    def add(self, frame: Frame) -> None:
+        """Keep one more frame; the oldest go for it."""
+        self._frames.append(frame)
+        self._count(len(frame.data))
+        self._trim()
+
+    def take(self) -> list[Frame]:
+        """Return all frames, oldest first, and keep none."""
+        frames = list(self._frames)
+        self._frames.clear()
+        self._count(-self._kept_bytes)
+        return frames
+
+    def _trim(self) -> None:
+        while self._frames and (
+            len(self._frames) > self._limits.frames
+            or self._kept_bytes > self._limits.size_bytes
+            or self._budget.used_bytes > self._budget.size_bytes
+        ):
+            self._count(-len(self._frames.popleft().data))
+            if not self.lost:
+                _log.warning(
+                    "%s: more was caught than memory is meant for; clients whose frames go send "
+                    "them again by themselves",
+                    self._name,
+                )
+            self.lost += 1
+
+    def _count(self, size_bytes: int) -> None:
+        self._kept_bytes += size_bytes
+        self._budget.used_bytes += size_bytes
+
+
 class Tap:
     """Catch frames that leave one interface, in bounded memory; send frames out of it.
 
@@ -101,10 +165,8 @@ class Tap:
 
     def __init__(self, interface: str, limits: Limits | None = None) -> None:
         self.interface = interface
-        self.lost = 0
         self._limits = limits or Limits()
-        self._frames: deque[Frame] = deque()
-        self._kept_bytes = 0
+        self._caught = Catch(self._limits, name=interface)
         self._accept: Callable[[bytes], bool] | None = None
         self._buffer = bytearray(_FRAME_BYTES_MAX)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -131,10 +193,7 @@ class Tap:
                 asked about too. None for all.
         """
         self._accept = accept
-        frames = list(self._frames)
-        self._frames.clear()
-        self._kept_bytes = 0
-        for frame in frames:
+        for frame in self._caught.take():
             self._keep(frame)
         self._filter(_TAKE_SYNS if only_syns else _TAKE_OUTGOING)
         if self._loop is None:
@@ -147,10 +206,11 @@ class Tap:
             self._filter(_TAKE_NOTHING)
             self._read(self._limits.frames)
             self._stop_reading()
-        frames = list(self._frames)
-        self._frames.clear()
-        self._kept_bytes = 0
-        return frames
+        return self._caught.take()
+
+    def share(self, budget: Budget) -> None:
+        """Count what is caught against a budget that others share."""
+        self._caught.share(budget)
 
     def send(self, frames: list[Frame]) -> int:
         """Send frames out of the interface and return how many the kernel took.
@@ -169,7 +229,7 @@ class Tap:
         """Close the socket and forget the frames. Safe to repeat."""
         self._stop_reading()
         self._socket.close()
-        self._frames.clear()
+        self._caught.take()
 
     def _filter(self, program: tuple[tuple[int, int, int, int], ...]) -> None:
         code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
@@ -190,13 +250,8 @@ class Tap:
             self._keep(Frame(time.monotonic_ns(), bytes(memoryview(self._buffer)[:size])))
 
     def _keep(self, frame: Frame) -> None:
-        if self._accept is not None and not self._accept(frame.ethernet):
-            return
-        self._frames.append(frame)
-        self._kept_bytes += len(frame.data)
-        while len(self._frames) > self._limits.frames or self._kept_bytes > self._limits.size_bytes:
-            self._kept_bytes -= len(self._frames.popleft().data)
-            self.lost += 1
+        if self._accept is None or self._accept(frame.ethernet):
+            self._caught.add(frame)
 
     def _stop_reading(self) -> None:
         loop, self._loop = self._loop, None

@@ -203,18 +203,18 @@ async def test_nothing_gets_out_behind_a_sealed_hold(network, address):
         listener.listen()
         caller.connect((address, 7001))
         caller.settimeout(HELD_S)
-        connection, _ = listener.accept()
-        await held.close()
-        connection.send(b"gets out")
-        assert caller.recv(100) == b"gets out"
-        await held.seal()
-        connection.send(b"stays in")
-        with pytest.raises(TimeoutError):
-            caller.recv(100)
-        await held.abandon()
-        assert tables(pod.path) == []
-        caller.settimeout(5)
-        assert caller.recv(100) == b"stays in"
+        with listener.accept()[0] as connection:
+            await held.close()
+            connection.send(b"gets out")
+            assert caller.recv(100) == b"gets out"
+            await held.seal()
+            connection.send(b"stays in")
+            with pytest.raises(TimeoutError):
+                caller.recv(100)
+            await held.abandon()
+            assert tables(pod.path) == []
+            caller.settimeout(5)
+            assert caller.recv(100) == b"stays in"
 
 
 def closing(pod):

@@ -15,7 +15,7 @@ from crishim.checkpoint.heldrecord import encode, this_boot
 from crishim.checkpoint.locks import Locks
 from crishim.checkpoint.recovery import Recovery
 from crishim.checkpoint.sandboxes import Sandboxes
-from crishim.errors import Precondition, ToolFailed
+from crishim.errors import Busy, Precondition, ToolFailed
 from crishim.kernel import mounts, tree
 from crishim.paths import Paths
 from crishim.tools.runc import Runc
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("kernel")
 @pytest.fixture
 def kernel(monkeypatch):
     """The node's network, as far as nobody looks: which holds were removed, which neighbours."""
-    seen = SimpleNamespace(removed=[], loosened=[])
+    seen = SimpleNamespace(removed=[], loosened=[], dropped=[])
 
     async def remove(record):
         seen.removed.append(record.table)
@@ -35,6 +35,10 @@ def kernel(monkeypatch):
     async def loosen(addresses):
         seen.loosened += addresses
 
+    async def drop(node_hold):
+        seen.dropped.append(node_hold.record.table)
+
+    monkeypatch.setattr(hold.NodeHold, "close", drop)
     monkeypatch.setattr(hold, "remove", remove)
     monkeypatch.setattr(neighbours, "loosen", loosen)
     monkeypatch.setattr(neighbours, "sweep", lambda **_: None)
@@ -90,8 +94,9 @@ class Node:
             held_record(archive=str(self.path / "a.tar")), container=container,
             pod_hold=hold.HoldRecord(netns="/nowhere", family="netdev", table="crishim_hold_1"),
             inode=half.stat().st_ino, boot_id=this_boot(), frozen=True, kubelet=True,
-            runc=Runc(binary="runc", root=runc.parent, systemd_cgroup=False), **changes,
+            runc=Runc(binary="runc", root=runc.parent, systemd_cgroup=False), reservations="",
         )  # fmt: skip
+        record = replace(record, **changes)
         (self.paths.held / f"{record.sandbox}.json").write_bytes(encode(record))
         return half
 
@@ -253,3 +258,44 @@ async def test_a_criu_that_nobody_reads_any_more_ends_before_its_container_goes_
     assert (node.path / "seen").read_text() == "1"  # it was frozen as long as CRIU was at it
     assert not frozen(cgroup)
     assert list(node.paths.dumps.iterdir()) == []
+
+
+async def test_a_reboot_lets_connections_wait_on_behind_a_hold_of_the_node(node, kernel):
+    """It has ended the pod, its hold and the clock that the waiting was counted by."""
+    node.stopped(boot_id="an earlier one", stopped_at_boot_ns=1 << 62).rename(node.path / "a.tar")
+    await node.start()
+    (record,) = node.held.records()
+    assert kernel.dropped == ["crishim_hold_node_5a"]
+    assert not record.frozen
+    assert record.boot_id == this_boot()
+    assert record.waited_s < 60
+    assert record.waiting
+    node.again()
+    node.held.load()
+    assert node.held.records() == [record]
+
+
+async def test_rules_of_the_node_that_somebody_flushed_are_set_again(node, kernel):
+    standing = hold.HoldRecord(netns="", family="inet", table="crishim_hold_node_5a")
+    node.stopped(node_hold=standing, frozen=False).rename(node.path / "a.tar")
+    await node.start()
+    await node.held.sweep([], wait_s=3600)
+    assert kernel.dropped == ["crishim_hold_node_5a"]
+
+
+async def test_one_record_that_cannot_be_let_go_does_not_keep_the_others(node, monkeypatch):
+    """host-local holds its lock: the next sweep tries again, and the record is still there."""
+    for number in range(2):
+        node.stopped(f"d{number}", sandbox=f"5{number}", frozen=False, stopped_at_boot_ns=0)
+    await node.start()
+    given_up = []
+
+    async def give_up(sandbox, why):
+        given_up.append(sandbox)
+        if sandbox == "50":
+            raise Busy("host-local holds its lock")
+
+    monkeypatch.setattr(node.held, "give_up", give_up)
+    with pytest.raises(Busy):
+        await node.held.sweep(["50", "51"], wait_s=1)
+    assert given_up == ["50", "51"]

@@ -3,7 +3,14 @@
 import socket
 import struct
 
-from crishim.kernel.packet import announcement, icmpv6_checksum
+from crishim.kernel.packet import (
+    Budget,
+    Catch,
+    Frame,
+    Limits,
+    announcement,
+    icmpv6_checksum,
+)
 from crishim.kernel.probe import answer, question
 
 MAC = "02:00:00:00:00:07"
@@ -58,3 +65,38 @@ def test_answers_are_read_and_questions_are_not():
     assert answer(question("fd00::7", MAC)) is None
     for size in range(len(reply)):
         assert answer(bytes(reply[:size])) is None
+
+
+def frame(number):
+    return Frame(number, bytes(100))
+
+
+def numbers(frames):
+    return [item.caught_ns for item in frames]
+
+
+def test_a_catch_keeps_the_youngest_frames_and_says_once_that_others_went(caplog):
+    caught = Catch(Limits(frames=3, size_bytes=250), name="veth0")
+    for number in range(10):
+        caught.add(frame(number))
+    assert numbers(caught.take()) == [8, 9]
+    assert caught.lost == 8
+    assert caplog.text.count("veth0: more was caught than memory is meant for") == 1
+
+
+def test_all_stopped_containers_of_a_node_share_one_budget():
+    """A hundred of them would take gigabytes from its pods otherwise."""
+    budget = Budget(1000)
+    caught = [Catch(Limits(), name=f"veth{number}") for number in range(3)]
+    caught[0].add(frame(0))
+    for item in caught:
+        item.share(budget)
+        for number in range(1, 9):
+            item.add(frame(number))
+    assert budget.used_bytes <= 1000
+    assert numbers(caught[0].take()) == [*range(9)]
+    for number in range(10, 20):
+        caught[1].add(frame(number))
+    assert numbers(caught[1].take()) == [*range(10, 20)]
+    assert numbers(caught[2].take()) == []
+    assert budget.used_bytes == 0

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 
-from crishim.checkpoint.doctor import criu, kernel, pods, privileges, runtime, sockets, storage
+from crishim.checkpoint.doctor import (
+    criu,
+    holds,
+    kernel,
+    pods,
+    privileges,
+    runtime,
+    sockets,
+    storage,
+)
 from crishim.checkpoint.doctor.finding import Finding, error, ok
 from crishim.checkpoint.flow import in_thread
 from crishim.containerd.cri import Cri
@@ -122,6 +131,7 @@ async def _containerd(config: Config, channel: grpc.aio.Channel) -> list[Finding
         criu.same_program(_path_of(found.pid)),
         criu.container_annotations(carried),
         await pods.mptcp(Cri(channel)),
+        await holds.stray(Cri(channel), config.paths),
     ]
 
 

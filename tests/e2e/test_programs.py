@@ -77,6 +77,27 @@ def test_http_servers_with_keep_alive(node, programs, server):
     assert_unharmed(second.close())
 
 
+def test_semaphores_that_processes_share(node, programs):
+    """Named ones, and the locks of Python's multiprocessing; twice, for they look alike after."""
+    pod = node.pod()
+    container = pod.create(IMAGE, "/usr/bin/python3", "/programs/semaphores.py")
+    node.crictl("start", container)
+
+    def held() -> int:
+        said = node.crictl("logs", container)
+        assert "WRONG" not in said, said
+        return said.count("ok ")
+
+    eventually(lambda: held() > 5)
+    for _ in range(2):
+        before = held()
+        pod, container = move(pod, container)
+        eventually(lambda least=before + 10: held() > least)
+        names = node.crictl("exec", container, "ls", "/dev/shm").split()
+        assert "sem.named" in names
+        assert not [name for name in names if not name.startswith("sem.")]
+
+
 class Redis:
     """redis-cli on one connection, outside the node."""
 

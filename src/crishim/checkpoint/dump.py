@@ -252,8 +252,8 @@ class Dump:
         """Catch up with the layer; what this takes of the archive's blocks is made anew."""
         await layer.catch_up()
         await in_thread(writer.prepare, self._expected_bytes, lane=Lane.BULK)
-        upper = self._source.layer.upper
-        self._remaps = await in_thread(remaps.expect, self._workspace, upper, self._pids)
+        places = remaps.places(self._source)
+        self._remaps = await in_thread(remaps.expect, self._workspace, places, self._pids)
 
     async def _pause(self, undo: contextlib.AsyncExitStack) -> None:
         # Registered first: a cancelled or failed pause may have frozen the container all the same.

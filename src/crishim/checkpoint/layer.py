@@ -25,6 +25,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crishim.checkpoint import tarformat
 from crishim.checkpoint.blocks import changed_extents, patched_digests
 from crishim.checkpoint.extents import Extents
 from crishim.checkpoint.layer_write import DEPTH_MAX, LayerWriter, is_sparse
@@ -34,7 +35,7 @@ from crishim.kernel.mounts import fs_type_at
 from crishim.kernel.writeback import stores_move_times, writes_ended
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from crishim.kernel.mounts import Overlay
     from crishim.kernel.procs import SharedMapping
@@ -151,6 +152,26 @@ class LayerCapture:
             for name, (inode, _) in known.items()
             if inode in inodes
         }
+
+    def add_links(self, fd: int, end: int | None, links: Mapping[str, int]) -> int | None:
+        """Add further names of files, by their inode, to what the last pass has written.
+
+        Args: fd, end: what the last pass was given, and has returned.
+        Returns: the new end, or None if there is still nothing.
+        Raises: Unsupported: a file has no other name.
+        """
+        names = self.names({*links.values()})
+        # The last pass may have met some of them.
+        missing = {path: inode for path, inode in links.items() if names.get(inode) != path}
+        if not missing:
+            return end
+        writer = LayerWriter(fd, 0 if end is None else end - len(tarformat.END))
+        for path, inode in missing.items():
+            if inode not in names:
+                raise Unsupported(f"an open file has no name but {path} in {self._overlay.upper}")
+            status = os.lstat(self._overlay.upper / names[inode])
+            writer.hard_link(os.fsencode(path), os.fsencode(names[inode]), status)
+        return writer.finish()
 
     def cancel(self) -> None:
         """Make a running pass end soon with an error; safe from any thread."""

@@ -93,11 +93,12 @@ def apply_members(
     members: Sequence[str],
     *,
     device_allowed: Callable[[bool, int, int], bool],
-    keep: bool = False,
+    keep: Callable[[str], bool] = lambda _: False,
 ) -> None:
     """Write captured directories into one, in this order; members that are missing are none.
 
-    Args: keep: what is there already stays, but for directories, which become one.
+    Args: keep: asked for the name of what is there already whether it stays; directories become
+        one.
     Raises: as `apply_layer`.
     """
     with storage_errors("cannot write the container's layer"):
@@ -163,7 +164,7 @@ class _Applier:
         xattr_prefix: str,
         *,
         device_allowed: Callable[[bool, int, int], bool],
-        keep: bool,
+        keep: Callable[[str], bool],
     ) -> None:
         self._archive_fd = archive_fd
         self._tree = tree
@@ -182,13 +183,13 @@ class _Applier:
             return
         parent_fd = self._tree.open(entry.path[:-1])
         name = os.fsdecode(entry.path[-1])
-        if self._keep and _mode(parent_fd, name):
+        if self._keep(name) and _mode(parent_fd, name):
             return
         try:
             self._make(entry, parent_fd, name)
         except FileExistsError:
             # Somebody was quicker by a moment.
-            if not self._keep:
+            if not self._keep(name):
                 raise
 
     def _make(self, entry: LayerEntry, parent_fd: int, name: str) -> None:
@@ -313,9 +314,9 @@ class _Applier:
             os.close(target_fd)
 
     def _remove(self, parent_fd: int, path: tuple[bytes, ...]) -> None:
-        if self._keep:
-            return
         name = os.fsdecode(path[-1])
+        if self._keep(name):
+            return
         with contextlib.suppress(FileNotFoundError):
             if _is_directory(parent_fd, name):
                 self._tree.forget(path)

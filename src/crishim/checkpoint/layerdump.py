@@ -7,20 +7,17 @@ themselves.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import tarformat
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.layer import MEMBERS, LayerCapture
-from crishim.checkpoint.layer_write import LayerWriter
-from crishim.errors import Unsupported
 from crishim.kernel import procs
 
 if TYPE_CHECKING:
     import contextlib
     from collections.abc import Callable, Collection, Mapping
+    from pathlib import Path
 
     from crishim.checkpoint.archive import ArchiveWriter
     from crishim.checkpoint.workspace import Workspace
@@ -100,25 +97,15 @@ class LayerDump:
 
         await in_thread(copy, cancel=self._capture.cancel, lane=Lane.PAUSE)
 
-    async def add_links(self, links: Mapping[str, int]) -> None:
-        """Add further names of files, by their inode; the processes are still frozen.
+    async def add_links(self, links: Mapping[Path, Mapping[str, int]]) -> None:
+        """Add further names of files, see `remaps.listed`; the processes are still frozen.
 
         Raises: Unsupported: a file has no other name in the layer.
         """
 
         def add() -> None:
-            names = self._capture.names({*links.values()})
-            # The last pass may have met some of them.
-            missing = {path: inode for path, inode in links.items() if names.get(inode) != path}
-            end = 0 if self._changes_end is None else self._changes_end - len(tarformat.END)
-            writer = LayerWriter(self._changes, end)
-            for path, inode in missing.items():
-                if inode not in names:
-                    raise Unsupported(f"an open file has no name but {path} in the layer")
-                status = os.lstat(self._overlay.upper / names[inode])
-                writer.hard_link(os.fsencode(path), os.fsencode(names[inode]), status)
-            if missing:
-                self._changes_end = writer.finish()
+            own = links.get(self._overlay.upper, {})
+            self._changes_end = self._capture.add_links(self._changes, self._changes_end, own)
 
         await in_thread(add, lane=Lane.PAUSE)
 

@@ -64,9 +64,9 @@ class MemoryDump:
             image_bytes = await self._criu(facts)
             log_bytes, _ = await aside
             if self.remaps:
-                await self.layer.add_links(
-                    await in_thread(remaps.listed, self.workspace, lane=Lane.PAUSE)
-                )
+                links = await in_thread(remaps.listed, self.workspace, lane=Lane.PAUSE)
+                await self.layer.add_links(links)
+                await self.shared.add_links(links)
         except BaseException:
             self.layer.cancel()
             await asyncio.gather(aside, return_exceptions=True)

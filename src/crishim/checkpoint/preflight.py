@@ -51,7 +51,7 @@ async def check(source: Source, request: DumpRequest, *, pids: list[int], target
     _files(files)
     await in_thread(_mount_table, source)
     await in_thread(_node_ipc, source, pids)
-    await in_thread(remaps.check, pids)
+    await in_thread(remaps.check, pids, remaps.places(source))
     await endpoints.check(source, request, inodes=files.sockets, pids=pids)
     await in_thread(space.check, source, pids, target, lane=Lane.BULK)
 

@@ -10,6 +10,7 @@ it, and hostile: see `layer_apply`.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +18,19 @@ from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.layer import LayerCapture
 from crishim.checkpoint.layer_apply import apply_members, plain_overlay
+from crishim.errors import Unsupported
 
 if TYPE_CHECKING:
     import contextlib
+    from collections.abc import Mapping
 
     from crishim.checkpoint.archive import ArchiveWriter
     from crishim.checkpoint.reader import ArchiveReader
     from crishim.checkpoint.workspace import Workspace
 
 MEMBER = "devshm-checkpoint.tar"
-_PLACE = "/dev/shm"  # noqa: S108  it is the place meant
+_LINK = re.compile(r"link_remap\.\d+")
+PLACE = "/dev/shm"  # noqa: S108  it is the place meant
 
 
 def directory(spec: dict[str, Any]) -> Path | None:
@@ -36,9 +40,9 @@ def directory(spec: dict[str, Any]) -> Path | None:
     Returns: None if it has none of its pod's, as with hostIPC, where it is the node's own.
     """
     for mount in spec.get("mounts") or []:
-        if mount.get("destination") == _PLACE and mount.get("type") == "bind":
+        if mount.get("destination") == PLACE and mount.get("type") == "bind":
             source = Path(str(mount.get("source")))
-            return None if source == Path(_PLACE) else source
+            return None if source == Path(PLACE) else source
     return None
 
 
@@ -51,6 +55,8 @@ class SharedMemoryDump:
     def __init__(self, spec: dict[str, Any]) -> None:
         self._directory = directory(spec)
         self._fd = -1
+        self._end: int | None = None
+        self._capture: LayerCapture
 
     async def copy(self, workspace: Workspace, undo: contextlib.AsyncExitStack) -> None:
         """Copy what there is; the container is frozen.
@@ -61,9 +67,21 @@ class SharedMemoryDump:
             os.listdir, self._directory, lane=Lane.PAUSE
         ):
             return
-        capture = LayerCapture(plain_overlay(self._directory), devices=False)
+        self._capture = LayerCapture(plain_overlay(self._directory), devices=False)
         self._fd = workspace.unnamed_file(undo)
-        await in_thread(capture.last_pass, self._fd, 0, cancel=capture.cancel, lane=Lane.PAUSE)
+        self._end = await in_thread(
+            self._capture.last_pass, self._fd, 0, cancel=self._capture.cancel, lane=Lane.PAUSE
+        )
+
+    async def add_links(self, links: Mapping[Path, Mapping[str, int]]) -> None:
+        """Add further names of files; see `LayerDump.add_links`."""
+        own = links.get(self._directory, {}) if self._directory is not None else {}
+        if own and self._fd < 0:
+            raise Unsupported(f"an open file in {PLACE} has no name there")
+        if own:
+            self._end = await in_thread(
+                self._capture.add_links, self._fd, self._end, own, lane=Lane.PAUSE
+            )
 
     def add(self, writer: ArchiveWriter) -> None:
         """Put the copy into the archive; blocks."""
@@ -74,14 +92,19 @@ class SharedMemoryDump:
 def apply(archive: ArchiveReader, spec: dict[str, Any], *, shared: bool) -> None:
     """Write an archive's shared memory into the pod of a container that does not run yet; blocks.
 
-    Args: shared: other containers of the pod run: what is there is theirs and stays.
+    Args: shared: other containers of the pod run: what is there is theirs and stays, but for links
+        that a failed restore has left (`remaps`): CRIU would take another file for its own.
     Raises: as `apply_members`.
     """
+
+    def stays(name: str) -> bool:
+        return shared and not _LINK.fullmatch(name)
+
     if (target := directory(spec)) is not None:
         apply_members(
             archive,
             plain_overlay(target),
             (MEMBER,),
             device_allowed=lambda *_: False,
-            keep=shared,
+            keep=stays,
         )

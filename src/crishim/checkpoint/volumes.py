@@ -116,9 +116,10 @@ class OwnFilesDump:
         for part in self._parts:
             await part.last_pass(workspace, undo)
 
-    async def add_links(self, links: Mapping[str, int]) -> None:
-        """Add further names of files of the layer; see `LayerDump.add_links`."""
-        await self._layer.add_links(links)
+    async def add_links(self, links: Mapping[Path, Mapping[str, int]]) -> None:
+        """Add further names of files; see `LayerDump.add_links`."""
+        for part in self._parts:
+            await part.add_links(links)
 
     def cancel(self) -> None:
         """Make a running pass end soon with an error."""

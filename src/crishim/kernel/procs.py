@@ -49,11 +49,13 @@ class NamelessFile:
 
     Attributes:
         path: the name that it had.
-        on_root: it is in the file system of the process's root directory.
+        device: of the file system that it is in.
+        on_root: that is the one of the process's root directory.
     """
 
     pid: int
     path: str
+    device: int
     on_root: bool
 
 
@@ -193,8 +195,11 @@ def nameless_files(pids: Iterable[int]) -> list[NamelessFile]:
             with _looking_into(pid):
                 status, root = os.stat(link), os.stat(f"/proc/{pid}/root")
                 if stat.S_ISREG(status.st_mode) and status.st_nlink:
-                    on_root = status.st_dev == root.st_dev
-                    found.append(NamelessFile(pid=pid, path=path, on_root=on_root))
+                    device = status.st_dev
+                    file = NamelessFile(
+                        pid=pid, path=path, device=device, on_root=device == root.st_dev
+                    )
+                    found.append(file)
     return found
 
 

@@ -11,6 +11,7 @@ import pytest
 from crishim.checkpoint import shm
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.layer import LayerCapture
+from crishim.checkpoint.layer_apply import plain_overlay
 from crishim.checkpoint.layer_read import read_layer
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.errors import CrishimError
@@ -87,7 +88,7 @@ def archive(request, tmp_path):
     populate(source, request.param)
     with ArchiveWriter.create(tmp_path / "a.tar") as writer:
         begin = writer.begin_member(shm.MEMBER)
-        end = LayerCapture(shm._plain(source)).first_pass(writer.fd, begin)
+        end = LayerCapture(plain_overlay(source)).first_pass(writer.fd, begin)
         names = [item.path[0].decode() for item in read_layer(writer.fd, begin, end) if item.path]
         writer.end_member(end)
         writer.commit(manifest())
@@ -127,6 +128,6 @@ def test_devices_are_left_out_rather_than_refused_later(tmp_path):
         os.mknod(source / f"device-{device}", stat.S_IFCHR | 0o600, device)
     (source / "file").write_text("x")
     with open(tmp_path / "tar", "w+b") as tar:
-        end = LayerCapture(shm._plain(source), devices=False).first_pass(tar.fileno(), 0)
+        end = LayerCapture(plain_overlay(source), devices=False).first_pass(tar.fileno(), 0)
         paths = [entry.path for entry in read_layer(tar.fileno(), 0, end)]
     assert paths == [(), (b"file",)]

@@ -10,6 +10,7 @@ from crishim.checkpoint import shm
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.workspace import Workspace
+from crishim.errors import Unsupported
 from tests.unit.checkpoint.samples import manifest
 
 
@@ -26,12 +27,18 @@ def pods(tmp_path):
     return found
 
 
-async def travel(one: Path, two: Path, work: Path, *, shared: bool = False) -> bool:
-    """Copy, archive, apply; return whether the archive has the member."""
+async def travel(
+    one: Path, two: Path, work: Path, *, shared: bool = False, links: dict[str, int] | None = None
+) -> bool:
+    """Copy, archive, apply; return whether the archive has the member.
+
+    Args: links: that CRIU has made and removed again.
+    """
     archive = work / "a.tar"
     async with contextlib.AsyncExitStack() as undo:
         dump = shm.SharedMemoryDump(spec(one))
         await dump.copy(Workspace(work, work), undo)
+        await dump.add_links({one: links or {}})
         with ArchiveWriter.create(archive) as writer:
             dump.add(writer)
             writer.commit(manifest())
@@ -70,6 +77,27 @@ async def test_what_running_containers_share_stays(pods, tmp_path, shared):
     await travel(one, two, tmp_path, shared=shared)
     assert (two / "mine").read_text() == ("live" if shared else "old")
     assert (two / "only").read_text() == "old"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_a_link_of_criu_s_leads_to_the_file_that_has_a_name(pods, tmp_path, shared):
+    """As of a named semaphore; whatever an earlier restore has left under the link's name."""
+    one, two = pods
+    (one / "sem.x").write_text("semaphore")
+    (two / "link_remap.5").write_text("left by a restore that failed")
+    links = {"link_remap.5": (one / "sem.x").stat().st_ino}
+    await travel(one, two, tmp_path, shared=shared, links=links)
+    assert (two / "link_remap.5").read_text() == "semaphore"
+    assert (two / "link_remap.5").samefile(two / "sem.x")
+
+
+async def test_a_link_to_a_file_without_any_name_is_refused(pods, tmp_path):
+    one, two = pods
+    for content in ((), ("other",)):
+        for name in content:
+            (one / name).touch()
+        with pytest.raises(Unsupported, match="no name"):
+            await travel(one, two, tmp_path, links={"link_remap.5": 12345678})
 
 
 def test_the_node_s_own_is_nobody_s(tmp_path):

@@ -1,9 +1,10 @@
-"""Files that a process has open while the name by which it opened them is gone."""
+"""Files that a process has open: of a name that is gone, or that a new pod may not have."""
 
 import pytest
 
+from tests.e2e import programs
 from tests.e2e.moves import ARCHIVE, checkpoint, eventually, move
-from tests.e2e.test_refusals import refused
+from tests.e2e.test_refusals import refused, runs_on
 
 BUSYBOX = "docker.io/library/busybox:latest"
 APPEND = "while :; do i=$((i+1)); echo $i >&3; sleep 0.05; done"
@@ -86,3 +87,103 @@ def test_a_file_with_another_name_on_a_volume(node, volume):
     error = refused(node, container)
     assert "/data/f open, which was removed from a volume" in error
     goes_on(node, container, "/data/kept", lines(node, container, "/data/kept"))
+
+
+THREAD = """
+import threading
+tids = []
+told = threading.Event()
+def run(): tids.append(threading.get_native_id()); told.set(); time.sleep(1e6)
+threading.Thread(target=run, daemon=True).start()
+told.wait()
+"""
+TRIGGER = """
+fd = os.open('/proc/pressure/memory', os.O_RDWR | os.O_NONBLOCK)
+os.write(fd, b'some 150000 2000000\\0')
+"""
+EVENTS = "next(p for p in ('memory.events', 'memory/memory.stat') if os.path.exists(g + p))"
+# Whoever opens something in time is refused by a look at the processes; this one is quick.
+LATE = f"""
+import signal
+signal.signal(signal.SIGUSR1, lambda *_: os.open(f'/proc/self/task/{{tids[0]}}/stat', 0))
+open('/tmp/large', 'wb').write(bytes(300_000_000))
+{THREAD}
+"""
+
+
+@pytest.fixture(scope="module")
+def odd(lab_up, tmp_path_factory):
+    """The image of odd programs."""
+    programs.make_image(tmp_path_factory.mktemp("odd"))
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (f"{THREAD}fd = os.open(f'/proc/self/task/{{tids[0]}}/stat', 0)", "belongs to a thread"),
+        ("os.chdir('/proc/self')", "is the directory of a process"),
+        (TRIGGER, "would no longer wake the program up"),
+        ("os.mknod('/tmp/disk', 0o60600, os.makedev(254, 0))", "the device node tmp/disk"),
+    ],
+    ids=["thread", "directory", "pressure", "device"],
+)
+def test_what_no_restore_could_open_is_refused_before_the_pause(node, odd, code, words):
+    """It was stopped, and then no restore could ever bring it back."""
+    container = programs.run(node.pod(), code)
+    error = refused(node, container, "--stop", output=ARCHIVE)
+    assert words in error
+    assert "pause" not in error
+    runs_on(node, container)
+
+
+def test_what_is_opened_right_before_the_pause_is_found_before_the_end(node, odd):
+    """Nothing has looked at it but CRIU; the container goes on."""
+    container = programs.run(node.pod(), LATE)
+    pid = str(programs.pid(node, container))
+    script = (
+        "crishim checkpoint $0 --stop --output $1 2>&1 | while read -r line; do "
+        'echo "$line"; case $line in *layer) kill -USR1 $2;; esac; done'
+    )
+    said = node.exec("sh", "-c", script, container, ARCHIVE, pid)
+    assert "cannot be restored: a process holds /proc/" in said
+    assert "belongs to a thread" in said
+    runs_on(node, container)
+    node.sh(f"! ls {ARCHIVE} 2>/dev/null")
+    node.exec("grep", "-q", "State:.S", f"/proc/{pid}/status")
+
+
+def test_files_of_proc_and_sys_that_any_pod_has(node, odd):
+    """Its own, of a child, of one that is gone; its cgroup's; a device node of its own."""
+    code = f"""
+g = '/sys/fs/cgroup/'
+child = os.fork()
+if not child: time.sleep(1e6)
+gone = os.fork()
+if not gone: time.sleep(1e6)
+paths = ['/proc/self/stat', '/proc/stat', '/proc/self/fdinfo/0', f'/proc/{{child}}/status',
+  '/proc/net/dev', '/proc/sys/kernel/pid_max', g + {EVENTS}]
+files = [open(path, 'rb', 0) for path in paths]
+lost = open(f'/proc/{{gone}}/stat')
+os.kill(gone, 9); os.waitpid(gone, 0)
+os.mknod('/tmp/null', 0o20666, os.makedev(1, 3))
+null = open('/tmp/null', 'wb', 0)
+print('ready')
+while True:
+    for file in files:
+        file.seek(0)
+        assert file.read(10), file
+    null.write(b'x')
+    print('ready ok', flush=True)
+    time.sleep(0.1)
+"""
+    pod = node.pod()
+    container = programs.run(pod, code)
+    checkpoint(node, container, "--stop")
+    pod.remove()
+    pod = node.pod()
+    revived = pod.create(ARCHIVE, mounts=[programs.USR])
+    node.crictl("start", revived)
+    node.exec("rm", ARCHIVE)
+    before = node.crictl("logs", revived).count("ok")
+    eventually(lambda: node.crictl("logs", revived).count("ok") > before + 5)
+    runs_on(node, revived)

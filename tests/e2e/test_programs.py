@@ -15,7 +15,7 @@ import pytest
 from lab.cache import cached, files_of, recipe_key
 from lab.roots import debian_root
 from tests.e2e import nodes
-from tests.e2e.moves import assert_unharmed, checkpoint, eventually, move
+from tests.e2e.moves import ARCHIVE, assert_unharmed, checkpoint, eventually, move
 
 PROGRAMS = nodes.ROOT / "tests" / "programs"
 PACKAGES = ("nodejs", "python3", "redis-server")
@@ -198,3 +198,27 @@ def wait_port(address: str, port: int) -> None:
         return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
     eventually(listens)
+
+
+def test_what_criu_drops_is_put_back_or_said(node, programs):
+    """Groups, socket options and processors are there at the first look; the rest is a warning."""
+    pod = node.pod()
+    container = pod.create(IMAGE, "/usr/bin/python3", "/programs/dropped.py")
+    node.crictl("start", container)
+    eventually(lambda: "ok 20\n" in node.crictl("logs", container))
+    told = checkpoint(node, container, "--stop")["warnings"]
+    assert {warning["kind"] for warning in told} == {"socket-queue", "file-lock"}, told
+    assert all("dropped.py" in warning["what"] for warning in told)
+    shown = node.exec("crishim", "inspect", ARCHIVE)
+    assert "not kept" in shown and "has not read what waits in its UDP socket" in shown
+    pod.remove()
+    successor = node.pod()
+    revived = successor.create(ARCHIVE)
+    count = lambda: int(node.crictl("logs", revived).split("ok ")[-1].split()[0])  # noqa: E731
+    before = count()
+    node.crictl("start", revived)
+    eventually(lambda: count() > before + 20)
+    assert "WRONG" not in node.crictl("logs", revived)
+    log = nodes.lab("logs", "node1")
+    assert f"restore of {revived[:13]}: not kept: " in log
+    node.exec("rm", ARCHIVE)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import platform
 import posixpath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crishim.checkpoint import describe, volumes
 from crishim.errors import Precondition, Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from crishim.checkpoint.manifest import Manifest
@@ -51,19 +50,6 @@ def check(created: Container, manifest: Manifest, archive: Path) -> None:
     _features(manifest)
     _mounts(created, manifest, archive)
     _image_volumes(created, manifest, archive)
-
-
-def allowed_devices(spec: dict[str, Any]) -> Callable[[bool, int, int], bool]:
-    """Return a test: may the container have this device node (is character, major, minor)?
-
-    A device is allowed if the new container's own specification lists it; the layer of a
-    checkpoint cannot bring in more.
-    """
-    devices = {
-        (item.get("type") in ("c", "u"), item.get("major"), item.get("minor"))
-        for item in spec.get("linux", {}).get("devices") or []
-    }
-    return lambda is_character, major, minor: (is_character, major, minor) in devices
 
 
 def _features(manifest: Manifest) -> None:

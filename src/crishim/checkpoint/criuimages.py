@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 HEAD_BYTES = 8
 SIZE_BYTES = 4
 _COMMON_MAGIC = 0x54564319
-_PSTREE_MAGIC = 0x50273030
+PSTREE_MAGIC = 0x50273030
 _CORE_MAGIC = 0x55053847
 FILES_MAGIC = 0x56303138
-_MOUNTS_MAGIC = 0x55563928
+MOUNTS_MAGIC = 0x55563928
+REMAPS_MAGIC = 0x59133954
 _ENTRIES_MAX = 1 << 16
 _TEXT_MAX = 4096
 _MOUNTS = re.compile(rf"{re.escape(IMAGE_DIRECTORY)}mountpoints-\d+\.img")
@@ -103,7 +104,7 @@ def processes(archive: ArchiveReader) -> list[Process]:
     Raises: NotFound: an image is missing. Corrupt: one is damaged.
     """
     found = []
-    for entry in _entries(archive, "pstree.img", _PSTREE_MAGIC, images_pb2.Process):
+    for entry in _entries(archive, "pstree.img", PSTREE_MAGIC, images_pb2.Process):
         cores = _entries(archive, f"core-{entry.pid}.img", _CORE_MAGIC, images_pb2.Core)
         core = next(cores, images_pb2.Core())
         found.append(
@@ -132,7 +133,7 @@ def mounts(archive: ArchiveReader) -> list[Mount]:
         _mount(entry)
         for name in names
         for entry in _entries(
-            archive, name.removeprefix(IMAGE_DIRECTORY), _MOUNTS_MAGIC, images_pb2.Mount
+            archive, name.removeprefix(IMAGE_DIRECTORY), MOUNTS_MAGIC, images_pb2.Mount
         )
     ]
     return sorted(found, key=lambda mount: mount.destination)
@@ -153,6 +154,11 @@ def bodies(data: bytes, name: str, magic: int) -> Iterator[bytes]:
             raise Corrupt(f"{name} is cut short")
         yield body
         at += SIZE_BYTES + size
+
+
+def file_system(entry: images_pb2.Mount) -> str:
+    """Return the type of a mount's file system; "" for one that CRIU has no name for."""
+    return _FILE_SYSTEMS.get(entry.fstype, "") or _text(entry.fsname)
 
 
 def _entries(archive: ArchiveReader, name: str, magic: int, kind: type[_Entry]) -> Iterator[_Entry]:
@@ -188,7 +194,7 @@ def _end(family: int, words: list[int], port: int) -> str:
 def _mount(entry: images_pb2.Mount) -> Mount:
     return Mount(
         destination="/" + _text(entry.mountpoint).lstrip("./"),
-        type=_FILE_SYSTEMS.get(entry.fstype, "") or _text(entry.fsname),
+        type=file_system(entry),
         source=_text(entry.source),
     )
 

@@ -34,10 +34,23 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import describe, logs, metadata, preflight, remaps, timers, watches
+from crishim.checkpoint import carried as carrieds
+from crishim.checkpoint import (
+    describe,
+    logs,
+    metadata,
+    namedfiles,
+    preflight,
+    remaps,
+    tasks,
+    timers,
+    unkept,
+    watches,
+)
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.connections import SourceConnections
 from crishim.checkpoint.flow import in_thread, made_in_thread
+from crishim.checkpoint.gather import Gatherer
 from crishim.checkpoint.guardian import Guardian
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.memory import MemoryDump
@@ -111,6 +124,7 @@ class Dump:
         self._pids = cgroup.processes(self._freezer)
         self._shm = SharedMemoryDump(source.container.spec)
         self._packing = Lane.PAUSE if request.stop else Lane.BULK
+        self._gatherer = Gatherer(source.sandbox.netns, source.container.pid)
         self._remaps = False
         self._paused = False
         self._kept = False
@@ -144,6 +158,7 @@ class Dump:
                 record = await self._announce(undo, writer, interfaces) if stop else None
             with step("changes"):
                 await self._changes(writer, layer)
+                await self._gatherer.before_pause(undo, self._pids)
             with step("drain"):
                 gate = undo.enter_context(contextlib.ExitStack())
                 await self._quiet(gate)
@@ -175,6 +190,7 @@ class Dump:
     async def _preflight(self) -> None:
         locks, container = self._shared.locks, self._source.container.id
         await preflight.check(self._source, self._request, pids=self._pids, target=self._target)
+        self._phases.lose(await in_thread(tasks.check, self._source.container.spec, self._pids))
         # An exec of ours, such as a probe, will have ended before the pause.
         if not locks.execs(container):
             await in_thread(preflight.sessions, self._source, self._pids)
@@ -287,12 +303,18 @@ class Dump:
             tcp=self._request.tcp,
             trail=self._trail,
             remaps=self._remaps,
+            gatherer=self._gatherer,
         )
         self._image_bytes, self._log_bytes = await memory.run(facts, undo)
 
     def _add_entries(self, writer: ArchiveWriter, layer: OwnFilesDump, frozen_at_ns: int) -> None:
+        namedfiles.check(self._workspace.images, self._source, stop=self._request.stop)
         timers.rearm(self._workspace.images)
         self._image_bytes += writer.add_images(self._workspace.images)
+        if carried := self._gatherer.carried:
+            writer.add_bytes(carrieds.MEMBER, carrieds.encode(carried))
+        self._phases.lose(self._gatherer.losses)
+        self._phases.lose(unkept.by_criu(self._workspace.path / "dump.log"))
         layer.add()
         self._shm.add(writer)
         for name in ("stats-dump", "dump.log"):

@@ -81,6 +81,8 @@ class LayerCapture:
 
     Args: mapped: asked when a pass begins beside running processes: what do they have mapped?
         devices: whether device nodes and whiteouts are part of it.
+        device_allowed: asked whether a restore would make a device node: is it a character device,
+            its major, its minor number.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class LayerCapture:
         *,
         mapped: Callable[[], Collection[SharedMapping]] = tuple,
         devices: bool = True,
+        device_allowed: Callable[[bool, int, int], bool] = lambda *_: True,
     ) -> None:
         self._overlay = overlay
         self._find_mapped = mapped
@@ -96,6 +99,7 @@ class LayerCapture:
         self._since_ns = 0
         self._every_file = False
         self._left_out = {stat.S_IFSOCK} if devices else {stat.S_IFSOCK, *_DEVICES}
+        self._device_allowed = device_allowed
         self._known: dict[str, dict[str, _Mark]] = {}
         self._root: _Mark | None = None
         self._due: set[int] = set()
@@ -311,7 +315,19 @@ class LayerCapture:
             target = os.fsencode(os.readlink("", dir_fd=fd))
             self._writer.symlink(name, status, _kept(xattrs), target)
         else:
+            if kind in _DEVICES:
+                self._refuse_device(path, status)
             self._writer.special(name, status, _kept(xattrs))
+
+    def _refuse_device(self, path: str, status: os.stat_result) -> None:
+        """Refuse a device node with which no restore would write the layer."""
+        major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+        if not self._device_allowed(stat.S_ISCHR(status.st_mode), major, minor):
+            raise Unsupported(
+                f"the container's files hold the device node {path} ({major}:{minor}), which is "
+                "none of its devices and would not be made again",
+                hint="remove it, or give the device to the container",
+            )
 
     def _write_file(
         self,

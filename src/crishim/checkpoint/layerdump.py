@@ -30,6 +30,7 @@ class LayerDump:
     Args:
         writer: nobody else may have an open member while a pass writes into it.
         pids: finds the processes of the container.
+        device_allowed: see `LayerCapture`.
         members: where the archive keeps what each pass has found.
         place: where the container has it; "" for its root.
     """
@@ -40,6 +41,7 @@ class LayerDump:
         writer: ArchiveWriter,
         *,
         pids: Callable[[], Collection[int]],
+        device_allowed: Callable[[bool, int, int], bool],
         members: tuple[str, str, str] = MEMBERS,
         place: str = "",
     ) -> None:
@@ -54,7 +56,7 @@ class LayerDump:
                 if mapping.path.startswith(f"{place}/")
             ]
 
-        self._capture = LayerCapture(overlay, mapped=mapped)
+        self._capture = LayerCapture(overlay, mapped=mapped, device_allowed=device_allowed)
         self._writer = writer
         self._changes = -1
         self._changes_end: int | None = None

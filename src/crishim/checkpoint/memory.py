@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import contextlib
 
     from crishim.checkpoint.archive import ArchiveWriter
+    from crishim.checkpoint.gather import Gatherer
     from crishim.checkpoint.resolve import Source
     from crishim.checkpoint.shm import SharedMemoryDump
     from crishim.checkpoint.trail import Trail
@@ -39,6 +40,7 @@ class MemoryDump:
         pids: all processes of the container, frozen.
         trail: follows what arrives in the archive; None if nobody waits for it.
         shared: the pod's shared memory.
+        gatherer: looks for what CRIU drops.
         remaps: open files need links that CRIU makes for its dump only; see `remaps.expect`.
     """
 
@@ -51,6 +53,7 @@ class MemoryDump:
     tcp: str
     trail: Trail | None
     remaps: bool
+    gatherer: Gatherer
 
     async def run(self, facts: runcs.RuncFacts, undo: contextlib.AsyncExitStack) -> tuple[int, int]:
         """Write everything that must belong to the same moment.
@@ -59,10 +62,12 @@ class MemoryDump:
         Raises: ToolFailed: CRIU's last errors. NoSpace, Unsupported, Precondition.
         On cancel: CRIU is waited for.
         """
-        aside = asyncio.gather(self._log_bytes(), self._layer(undo))
+        aside = asyncio.gather(
+            self._log_bytes(), self._layer(undo), self.gatherer.in_pause(self.pids)
+        )
         try:
             image_bytes = await self._criu(facts)
-            log_bytes, _ = await aside
+            log_bytes, _, _ = await aside
             if self.remaps:
                 links = await in_thread(remaps.listed, self.workspace, lane=Lane.PAUSE)
                 await self.layer.add_links(links)

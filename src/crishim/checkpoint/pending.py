@@ -19,6 +19,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from crishim.checkpoint import strictjson
+from crishim.checkpoint.losses import decode
 from crishim.checkpoint.words import AddressMode, OnFailure, TcpMode
 from crishim.errors import Corrupt
 from crishim.kernel import atomic
@@ -26,6 +28,8 @@ from crishim.kernel.interface import InterfaceState
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from crishim.checkpoint.losses import Loss
 
 WRAPPER = "crishim-runc"
 
@@ -39,6 +43,7 @@ class RestorePlan:
         archive: absolute path of the checkpoint; "" while it is still to be taken.
         once: a start that succeeded is remembered by pod_uid and container_name.
         interfaces: InterfaceState of the source pod, as JSON values.
+        losses: what the checkpoint has not kept, as JSON values.
     """
 
     sandbox: str
@@ -50,10 +55,15 @@ class RestorePlan:
     pod_uid: str
     container_name: str
     interfaces: tuple[dict[str, Any], ...]
+    losses: tuple[dict[str, Any], ...] = ()
 
     def states(self) -> tuple[InterfaceState, ...]:
         """Return the interfaces as values; raise Corrupt if they are something else."""
         return tuple(InterfaceState.from_json(state) for state in self.interfaces)
+
+    def told(self) -> tuple[Loss, ...]:
+        """Return the losses as values; raise Corrupt if they are something else."""
+        return decode(strictjson.Reader(item) for item in self.losses)
 
 
 def write(
@@ -96,6 +106,7 @@ def read(directory: Path) -> RestorePlan | None:
             "tcp": TcpMode(table["tcp"]),
             "on_failure": OnFailure(table["on_failure"]),
             "interfaces": tuple(table["interfaces"]),
+            "losses": tuple(table.get("losses", ())),  # none in a plan of crishim 0.1
         }
         return RestorePlan(**{**table, **words})
     except FileNotFoundError:

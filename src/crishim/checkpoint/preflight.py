@@ -11,7 +11,7 @@ import resource
 from typing import TYPE_CHECKING
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import describe, endpoints, remaps, space
+from crishim.checkpoint import describe, endpoints, openfiles, remaps, space
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
 from crishim.errors import NotFound, Precondition, Unsupported
@@ -51,6 +51,7 @@ async def check(source: Source, request: DumpRequest, *, pids: list[int], target
     _files(files)
     await in_thread(_mount_table, source)
     await in_thread(_node_ipc, source, pids)
+    await in_thread(lambda: openfiles.check(source, pids, stop=request.stop))
     await in_thread(remaps.check, pids, remaps.places(source))
     await endpoints.check(source, request, inodes=files.sockets, pids=pids)
     await in_thread(space.check, source, pids, target, lane=Lane.BULK)

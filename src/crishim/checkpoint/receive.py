@@ -24,7 +24,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import address, body, compare, describe, logs, pending, pids
+from crishim.checkpoint import (
+    address,
+    body,
+    compare,
+    describe,
+    logs,
+    losses,
+    pending,
+    pids,
+    putback,
+)
 from crishim.checkpoint.flow import in_thread, made_in_thread, to_the_end, unbroken
 from crishim.checkpoint.images import image_path, make_image_path, remove_images, warm
 from crishim.checkpoint.lanes import Lane
@@ -175,6 +185,7 @@ class _Reception:
         finally:
             with step("finish", deadline=False):
                 await reviver.finish(created.id)
+                await reviver.tell(created.id, self._phases)
 
     async def _resolve(self) -> tuple[Source, Container]:
         restorer, request = self._restorer, self._request
@@ -255,7 +266,9 @@ class _Reception:
         images = image_path(self._directory / "images")
         warming = asyncio.ensure_future(in_thread(warm, images))
         try:
-            await self._restorer.reviver.run(created.id, operation=self._operation, arrival=arrival)
+            reviver = self._restorer.reviver
+            run = reviver.run(created.id, operation=self._operation, arrival=arrival)
+            self._phases.lose(await run)
         finally:
             await asyncio.gather(warming, return_exceptions=True)
 
@@ -274,6 +287,16 @@ class _Reception:
                 await self._restorer.images.make(archive, self._directory / "images")
             else:
                 await in_thread(archive.extract_images, copied, lane=Lane.PAUSE)
+            self._phases.lose(await in_thread(self._arrange, archive))
             await self._restorer.write_files(created, archive, lane=Lane.PAUSE)
             if created.status.log_path:
                 await in_thread(logs.carry, archive, Path(created.status.log_path), lane=Lane.PAUSE)
+
+    def _arrange(self, archive: ArchiveReader) -> tuple[losses.Loss, ...]:
+        """Have CRIU ask for what it drops: its options were written before there was an archive.
+
+        Returns: what the archive has not kept.
+        """
+        with (self._directory / "criu.conf").open("a", encoding="utf-8") as config:
+            config.write(putback.arrange(self._directory, archive))
+        return archive.manifest().losses

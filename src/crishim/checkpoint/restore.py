@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import body, compare, logs, pending, pids, shm, volumes
+from crishim.checkpoint import body, compare, devices, logs, pending, pids, putback, shm, volumes
 from crishim.checkpoint.flow import in_thread, made_in_thread, to_the_end, unbroken
 from crishim.checkpoint.images import ImageDirectories, remove_images
 from crishim.checkpoint.lanes import Lane
@@ -157,7 +157,8 @@ class Restorer:
                         plan=plan,
                         runc=runc.binary,
                         options=runc_options(directory, images, plan, facts),
-                        criu_config=criu.restore_config(tcp_close=plan.tcp is TcpMode.CLOSE),
+                        criu_config=criu.restore_config(tcp_close=plan.tcp is TcpMode.CLOSE)
+                        + putback.arrange(directory, archive),
                     )
                 )
                 await to_the_end(body.exchange(container, records=self.records, wrapper=wrapper))
@@ -178,7 +179,7 @@ class Restorer:
             snapshotter=created.snapshotter, key=created.snapshot_key
         )
         overlay = overlay_of_snapshot([(m.type, m.source, m.options) for m in mounts])
-        allowed = compare.allowed_devices(created.spec)
+        allowed = devices.allowed(created.spec)
         own = volumes.of_container(created.spec, created.id)
 
         def write() -> None:
@@ -254,7 +255,8 @@ class Restorer:
                 if arrival is not None:
                     undo.push_async_callback(arrival.undo)
             with phases.step("restore"):
-                await self.reviver.run(container, operation=operation, arrival=arrival)
+                phases.lose(plan.told())
+                phases.lose(await self.reviver.run(container, operation=operation, arrival=arrival))
             undo.pop_all()
         try:
             if arrival is not None:
@@ -263,6 +265,7 @@ class Restorer:
         finally:
             with phases.step("finish", deadline=False):
                 await self.reviver.finish(container)
+                await self.reviver.tell(container, phases)
         return tuple(address for state in kept for address in state.global_addresses)
 
     async def _begin(
@@ -382,6 +385,7 @@ def plan_of(
         pod_uid=pod_uid,
         container_name=created.status.metadata.name,
         interfaces=manifest.interfaces,
+        losses=tuple(asdict(loss) for loss in manifest.losses),
     )
 
 

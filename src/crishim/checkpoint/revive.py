@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from crishim.checkpoint import logs, pending
+from crishim.checkpoint import logs, losses, pending, putback, unkept
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.images import remove_images
 from crishim.checkpoint.settle import runs_after_all
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crishim.checkpoint.locks import Operation
+    from crishim.checkpoint.phases import Phases
     from crishim.checkpoint.restored import Restored
     from crishim.checkpoint.sandboxes import Arrival
     from crishim.containerd.cri import Cri
@@ -46,11 +47,12 @@ class Reviver:
 
     async def run(
         self, container: ContainerId, *, operation: Operation, arrival: Arrival | None
-    ) -> None:
+    ) -> list[losses.Loss]:
         """Start a container whose wrapper restores it; it runs when this returns.
 
         Args: operation: if it is asked to end while CRIU is at work, the container is ended again
             behind its hold. arrival: of its pod's address; None for a new one.
+        Returns: what could not be put back into its processes.
         Raises: ToolFailed: CRIU's last errors; its log is kept. Precondition: it ended at once.
             Busy: it was broken off.
         """
@@ -62,12 +64,14 @@ class Reviver:
 
         with operation.told(seal):
             try:
-                await self._start(container)
+                async with putback.PutBack(self.paths.restore(container)) as back:
+                    await self._start(container)
             finally:
                 broken_off = any(await asyncio.gather(*sealing))
         if broken_off:
             await self.cri.end_container(container)
             operation.refuse_if_asked()
+        return back.losses
 
     async def _seal(self, container: ContainerId, arrival: Arrival | None) -> bool:
         """Let nothing of the pod out any more; return whether nothing had got out before."""
@@ -116,6 +120,12 @@ class Reviver:
         failed.final = bool(said)
         return failed
 
+    async def tell(self, container: ContainerId, phases: Phases) -> None:
+        """Say what is not as it was, after a restore that went well."""
+        log = self.paths.restore(container) / "work" / "restore.log"
+        phases.lose(await in_thread(unkept.by_criu, log))
+        losses.log(phases.losses, subject=f"restore of {container[:13]}")
+
     async def finish(self, container: ContainerId) -> None:
         """Take a checkpoint as used up; its container runs, so a failure here is only logged.
 
@@ -128,8 +138,12 @@ class Reviver:
             if plan is not None and plan.once:
                 self.restored.mark(pod_uid=plan.pod_uid, container=plan.container_name)
 
+        def tell_late() -> None:
+            losses.log(putback.late(directory), subject=f"restore of {container[:13]}")
+
         for step, what in (
             (mark, "its mark"),
+            (tell_late, "what it lacks is not known"),
             (lambda: pending.finish(directory), "its plan"),
             (lambda: remove_images(directory / "images"), "its images"),
         ):

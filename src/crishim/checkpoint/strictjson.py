@@ -61,6 +61,13 @@ class Reader:
             raise self._wrong(key, "a list of strings")
         return tuple(items)
 
+    def wholes(self, key: str) -> tuple[int, ...]:
+        """Return a list of whole numbers from 0 to 2**63-1."""
+        items = self._list(key)
+        if not all(type(item) is int and 0 <= item < 1 << 63 for item in items):
+            raise self._wrong(key, "a list of whole numbers")
+        return tuple(items)
+
     def whole_map(self, key: str) -> dict[str, int]:
         """Return an object whose values are all whole numbers."""
         inner = self.section(key)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crishim.checkpoint import devices
 from crishim.checkpoint.layer_apply import apply_members, plain_overlay
 from crishim.checkpoint.layerdump import LayerDump
 from crishim.errors import Precondition
@@ -79,7 +80,8 @@ class OwnFilesDump:
     def __init__(
         self, source: Source, writer: ArchiveWriter, *, pids: Callable[[], Collection[int]]
     ) -> None:
-        self._layer = LayerDump(source.layer, writer, pids=pids)
+        allowed = devices.allowed(source.container.spec)
+        self._layer = LayerDump(source.layer, writer, pids=pids, device_allowed=allowed)
         volumes = of_container(source.container.spec, source.container.id)
         self._parts = [self._layer]
         self._parts += [
@@ -87,6 +89,7 @@ class OwnFilesDump:
                 plain_overlay(volume.directory),
                 writer,
                 pids=pids,
+                device_allowed=allowed,
                 members=members(number),
                 place=volume.destination,
             )

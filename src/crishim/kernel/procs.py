@@ -26,6 +26,7 @@ _DELETED = " (deleted)"
 _DELETED_MAPPING = re.compile(rb"^(\S+) \S+ \S+ \S+ [1-9]\d* +(/.*) \(deleted\)$", re.MULTILINE)
 _WATCH = re.compile(r"^inotify wd:\S+ ino:(\S+) sdev:(\S+) ", re.MULTILINE)
 _SHARED_MAPPING = re.compile(rb"^\S+ ...s \S+ \S+ ([1-9]\d*) +(/.*)$", re.MULTILINE)
+_MAPPING = re.compile(rb"^\S+ \S+ \S+ \S+ [1-9]\d* +(/.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ class SharedMapping:
 
 
 @contextlib.contextmanager
-def _looking_into(pid: int) -> Iterator[None]:
+def looking_into(pid: int) -> Iterator[None]:
     """Leave the block when the process, or the file of it that is read, is gone.
 
     Raises: Precondition: it is there, and for another reason it cannot be looked into.
@@ -89,9 +90,19 @@ def _looking_into(pid: int) -> Iterator[None]:
 def parent(pid: int) -> int:
     """Return the id of a process's parent; 0 when either is gone."""
     found = 0
-    with _looking_into(pid):
+    with looking_into(pid):
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         found = int(text.rpartition(")")[2].split()[1])
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Return a process and all that it and its children have started, parents first."""
+    found = [pid]
+    for parent_id in found:
+        for path in Path(f"/proc/{parent_id}/task").glob("*/children"):
+            with looking_into(parent_id):
+                found += [int(word) for word in path.read_text(encoding="ascii").split()]
     return found
 
 
@@ -132,10 +143,26 @@ def socket_owner(inode: int, pids: Iterable[int] | None = None) -> int:
 def system_v_memory(pids: Iterable[int]) -> int:
     """Return the id of the first process that has System V shared memory mapped; 0 if none has."""
     for pid in pids:
-        with _looking_into(pid):
+        with looking_into(pid):
             if b" /SYSV" in Path(f"/proc/{pid}/maps").read_bytes():
                 return pid
     return 0
+
+
+def socket_descriptors(pid: int) -> Iterator[tuple[int, int]]:
+    """Yield descriptor and inode of each socket that a process has open."""
+    for name, target in _open_links(pid):
+        if match := _SOCKET.fullmatch(target):
+            yield int(name), int(match.group(1))
+
+
+def id_inside(pid: int) -> int:
+    """Return the id of a process as its own pid namespace counts; 0 when it is gone."""
+    found = 0
+    with looking_into(pid):
+        text = Path(f"/proc/{pid}/status").read_bytes()
+        found = int(text.partition(b"\nNSpid:")[2].split(b"\n", 1)[0].split()[-1])
+    return found
 
 
 def open_files(pids: Iterable[int]) -> OpenFiles:
@@ -161,7 +188,7 @@ def memory_bytes(pids: Iterable[int]) -> int:
     """
     total = 0
     for pid in pids:
-        with _looking_into(pid):
+        with looking_into(pid):
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
             values = dict(
                 line.split(":", 1) for line in rollup.splitlines()[1:] if line.endswith("kB")
@@ -178,7 +205,7 @@ def shared_mappings(pids: Iterable[int]) -> frozenset[SharedMapping]:
     """
     found: set[SharedMapping] = set()
     for pid in pids:
-        with _looking_into(pid):
+        with looking_into(pid):
             maps = Path(f"/proc/{pid}/maps").read_bytes()
             found.update(
                 SharedMapping(int(inode), os.fsdecode(path))
@@ -187,12 +214,33 @@ def shared_mappings(pids: Iterable[int]) -> frozenset[SharedMapping]:
     return frozenset(found)
 
 
+def mapped_files(pid: int) -> set[str]:
+    """Return the files that a process has mapped, as it sees their paths."""
+    found: set[str] = set()
+    with looking_into(pid):
+        maps = Path(f"/proc/{pid}/maps").read_bytes()
+        found.update(os.fsdecode(path) for path in _MAPPING.findall(maps))
+    return found
+
+
+def memory_policies(pid: int) -> set[str]:
+    """Return the NUMA policies other than the default that memory of a process has.
+
+    Source: numa(7), /proc/PID/numa_maps; it takes as long as smaps does.
+    """
+    found: set[str] = set()
+    with looking_into(pid):
+        lines = Path(f"/proc/{pid}/numa_maps").read_text(encoding="utf-8", errors="replace")
+        found.update(line.split(None, 2)[1] for line in lines.splitlines())
+    return found - {"default"}
+
+
 def nameless_files(pids: Iterable[int]) -> list[NamelessFile]:
     """Return files that have other names than the one by which they were opened, which is gone."""
     found: list[NamelessFile] = []
     for pid in pids:
         for link, path in _deleted(pid):
-            with _looking_into(pid):
+            with looking_into(pid):
                 status, root = os.stat(link), os.stat(f"/proc/{pid}/root")
                 if stat.S_ISREG(status.st_mode) and status.st_nlink:
                     device = status.st_dev
@@ -210,7 +258,7 @@ def watched_inodes(pids: Iterable[int], *, device: int) -> set[int]:
         for name, target in _open_links(pid):
             if target != "anon_inode:inotify":
                 continue
-            with _looking_into(pid):
+            with looking_into(pid):
                 marks = Path(f"/proc/{pid}/fdinfo/{name}").read_text(encoding="ascii")
                 for inode, number in _WATCH.findall(marks):
                     if _device(int(number, 16)) == device:
@@ -228,7 +276,7 @@ def _deleted(pid: int) -> Iterator[tuple[str, str]]:
     for name, target in _open_links(pid):
         if target.startswith("/") and target.endswith(_DELETED):
             yield f"/proc/{pid}/fd/{name}", target.removesuffix(_DELETED)
-    with _looking_into(pid):
+    with looking_into(pid):
         maps = Path(f"/proc/{pid}/maps").read_bytes()
         for addresses, path in _DELETED_MAPPING.findall(maps):
             yield f"/proc/{pid}/map_files/{addresses.decode()}", os.fsdecode(path)
@@ -241,9 +289,9 @@ def _targets(pid: int) -> list[str]:
 def _open_links(pid: int) -> Iterator[tuple[str, str]]:
     """Yield the number of each open file, as text, and what its link in /proc says."""
     directory = f"/proc/{pid}/fd"
-    with _looking_into(pid):
+    with looking_into(pid):
         for name in os.listdir(directory):
-            with _looking_into(pid):
+            with looking_into(pid):
                 yield name, os.readlink(f"{directory}/{name}")
 
 
@@ -251,7 +299,7 @@ def thread_ids_inside(pid: int) -> set[int]:
     """Return the ids of a process's threads as its own pid namespace counts them."""
     found: set[int] = set()
     for task in Path(f"/proc/{pid}/task").glob("*/status"):
-        with _looking_into(pid):
+        with looking_into(pid):
             for line in task.read_text(encoding="utf-8", errors="replace").splitlines():
                 if line.startswith("NSpid:"):
                     found.add(int(line.split()[-1]))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import compare, describe
+from crishim.checkpoint import compare, describe, devices
 from crishim.checkpoint.manifest import BindMount, Manifest
 from crishim.containerd.cri import Container
 from crishim.errors import CrishimError, Precondition, Unsupported
@@ -95,8 +95,17 @@ def test_all_missing_mounts_are_named_at_once():
 
 def test_devices_only_as_the_new_container_has_them():
     spec = {"linux": {"devices": [{"type": "c", "major": 10, "minor": 200}]}}
-    allowed = compare.allowed_devices(spec)
+    allowed = devices.allowed(spec)
     assert allowed(True, 10, 200)
     assert not allowed(False, 10, 200)
     assert not allowed(True, 10, 201)
-    assert not compare.allowed_devices({"linux": {"devices": None}})(True, 1, 3)
+    assert not devices.allowed({"linux": {"devices": None}})(True, 10, 200)
+
+
+def test_devices_that_every_container_has():
+    """A chroot has its own null and urandom."""
+    allowed = devices.allowed({})
+    assert allowed(True, 1, 3)
+    assert allowed(True, 1, 9)
+    assert not allowed(False, 1, 3)
+    assert not allowed(True, 1, 1)

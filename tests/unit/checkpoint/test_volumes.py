@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import os
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.layer_apply import plain_overlay
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.volumes import ImageVolume, OwnFilesDump
-from crishim.errors import NoSpace, NotFound, Precondition
+from crishim.errors import NoSpace, NotFound, Precondition, Unsupported
 from tests.unit.checkpoint.samples import manifest
 from tests.unit.checkpoint.test_compare import ARCHIVE, DATA, body, checkpoint, refusal
 
@@ -126,6 +128,19 @@ async def test_a_volume_without_a_place_is_refused(source, tmp_path):
         pytest.raises(Precondition, match="no volume at /data"),
     ):
         volumes.apply(archive, ["/data"], [], device_allowed=lambda *_: False)
+
+
+@pytest.mark.parametrize("where", ["upper", "volume"])
+async def test_a_device_node_that_no_restore_would_make_is_refused(source, tmp_path, where):
+    try:
+        os.mknod(getattr(source, where) / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        os.mknod(getattr(source, where) / "disk", stat.S_IFBLK | 0o600, os.makedev(254, 0))
+    except PermissionError:
+        pytest.skip("needs CAP_MKNOD")
+    with pytest.raises(Unsupported, match=r"device node disk \(254:0\)"):
+        await dump(source, tmp_path / "a.tar")
+    source.container.spec["linux"] = {"devices": [{"type": "b", "major": 254, "minor": 0}]}
+    (await dump(source, tmp_path / "a.tar")).close()
 
 
 def test_the_estimate_counts_volumes(source, tmp_path, monkeypatch):

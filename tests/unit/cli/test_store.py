@@ -17,6 +17,7 @@ from crishim.checkpoint.held import Held
 from crishim.checkpoint.pins import Pins
 from crishim.checkpoint.removal import Removal
 from crishim.checkpoint.store import Store
+from crishim.cli import client
 from crishim.cli.main import main
 from crishim.containerd.channel import unix_target
 from crishim.ids import checkpoint_name
@@ -334,3 +335,17 @@ async def test_a_new_checkpoint_pins_its_image(node, caplog):
     node.images.names.clear()
     await node.pins.add(manifest())
     assert "not pinned" in caplog.text
+
+
+def test_warnings_go_to_standard_error(capsys):
+    told = [
+        crishim_pb2.Warning(kind="file-lock", what="a lock \x1b[2J", cure="none"),
+        crishim_pb2.Warning(kind="other", what="the soul"),
+    ]
+    client.warn(told)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "warning: not kept: a lock \\x1b[2J (none)",
+        "warning: not kept: the soul",
+    ]

@@ -1,6 +1,7 @@
 """A daemon's flows and CRI methods, composed as the daemon does it, on a fake containerd."""
 
 import contextlib
+import dataclasses
 import os
 import platform
 from collections.abc import AsyncIterator
@@ -12,7 +13,9 @@ from crishim.checkpoint.archive import ArchiveWriter
 from crishim.config import Config, ContainerdConfig
 from crishim.containerd.channel import open_channel
 from crishim.daemon import _Flows, _flows, _methods
+from crishim.kernel.interface import InterfaceState
 from crishim.paths import Paths
+from crishim.server.cri import CriMethods
 from tests.fakes.containerd import Containerd, Pod
 from tests.unit.checkpoint.samples import manifest
 from tests.unit.server.relaying import Relaying, relaying
@@ -32,21 +35,28 @@ class Node:
     relay: Relaying
     containerd: Containerd
     flows: _Flows
+    methods: CriMethods
     paths: Paths
 
     @property
     def cri(self) -> api_pb2_grpc.RuntimeServiceStub:
         return self.relay.cri
 
-    def archive(self, name: str = "saved", **container: str) -> Path:
-        """Put a checkpoint into the store, of a pod without addresses."""
+    def archive(
+        self, name: str = "saved", *, state: InterfaceState | None = None, **container: str
+    ) -> Path:
+        """Put a checkpoint into the store.
+
+        Args: state: of its pod's interface, which was stopped; None for one that went on.
+        """
         self.paths.store.mkdir(mode=0o700, parents=True, exist_ok=True)
         sample = manifest()
         said = replace(
             sample,
             container=replace(sample.container, **container),
             platform=replace(sample.platform, architecture=platform.machine(), cpu_features=()),
-            interfaces=(),
+            interfaces=(dataclasses.asdict(state),) if state else (),
+            options=replace(sample.options, source_running=state is None),
             bind_mounts=(),
         )
         path = self.paths.store / f"{name}.tar"
@@ -106,4 +116,4 @@ async def serving_node(top: Path) -> AsyncIterator[Node]:
         flows = _flows(config, channel)
         methods = _methods(config, flows, forwarder=relay.forwarder, calls=relay.calls)
         relay.overrides.update(methods.overrides())
-        yield Node(relay, containerd, flows, paths)
+        yield Node(relay, containerd, flows, methods, paths)

@@ -41,12 +41,52 @@ class Credentials(_message.Message):
     def __init__(self, uid: _Optional[int] = ...) -> None: ...
 
 class File(_message.Message):
-    __slots__ = ("isk", "tfd")
+    __slots__ = ("type", "id", "reg", "isk", "tfd", "usk")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REG_FIELD_NUMBER: _ClassVar[int]
     ISK_FIELD_NUMBER: _ClassVar[int]
     TFD_FIELD_NUMBER: _ClassVar[int]
+    USK_FIELD_NUMBER: _ClassVar[int]
+    type: int
+    id: int
+    reg: RegularFile
     isk: InetSocket
     tfd: Timer
-    def __init__(self, isk: _Optional[_Union[InetSocket, _Mapping]] = ..., tfd: _Optional[_Union[Timer, _Mapping]] = ...) -> None: ...
+    usk: UnixSocket
+    def __init__(self, type: _Optional[int] = ..., id: _Optional[int] = ..., reg: _Optional[_Union[RegularFile, _Mapping]] = ..., isk: _Optional[_Union[InetSocket, _Mapping]] = ..., tfd: _Optional[_Union[Timer, _Mapping]] = ..., usk: _Optional[_Union[UnixSocket, _Mapping]] = ...) -> None: ...
+
+class RegularFile(_message.Message):
+    __slots__ = ("flags", "name", "mnt_id", "size", "ext")
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MNT_ID_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    EXT_FIELD_NUMBER: _ClassVar[int]
+    flags: int
+    name: bytes
+    mnt_id: int
+    size: int
+    ext: bool
+    def __init__(self, flags: _Optional[int] = ..., name: _Optional[bytes] = ..., mnt_id: _Optional[int] = ..., size: _Optional[int] = ..., ext: bool = ...) -> None: ...
+
+class UnixSocket(_message.Message):
+    __slots__ = ("name", "mnt_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MNT_ID_FIELD_NUMBER: _ClassVar[int]
+    name: bytes
+    mnt_id: int
+    def __init__(self, name: _Optional[bytes] = ..., mnt_id: _Optional[int] = ...) -> None: ...
+
+class Remap(_message.Message):
+    __slots__ = ("orig_id", "remap_id", "remap_type")
+    ORIG_ID_FIELD_NUMBER: _ClassVar[int]
+    REMAP_ID_FIELD_NUMBER: _ClassVar[int]
+    REMAP_TYPE_FIELD_NUMBER: _ClassVar[int]
+    orig_id: int
+    remap_id: int
+    remap_type: int
+    def __init__(self, orig_id: _Optional[int] = ..., remap_id: _Optional[int] = ..., remap_type: _Optional[int] = ...) -> None: ...
 
 class Timer(_message.Message):
     __slots__ = ("vsec", "vnsec", "isec", "insec")
@@ -79,13 +119,17 @@ class InetSocket(_message.Message):
     def __init__(self, family: _Optional[int] = ..., proto: _Optional[int] = ..., state: _Optional[int] = ..., src_port: _Optional[int] = ..., dst_port: _Optional[int] = ..., src_addr: _Optional[_Iterable[int]] = ..., dst_addr: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Mount(_message.Message):
-    __slots__ = ("fstype", "mountpoint", "source", "fsname")
+    __slots__ = ("fstype", "mnt_id", "mountpoint", "source", "ext_mount", "fsname")
     FSTYPE_FIELD_NUMBER: _ClassVar[int]
+    MNT_ID_FIELD_NUMBER: _ClassVar[int]
     MOUNTPOINT_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    EXT_MOUNT_FIELD_NUMBER: _ClassVar[int]
     FSNAME_FIELD_NUMBER: _ClassVar[int]
     fstype: int
+    mnt_id: int
     mountpoint: bytes
     source: bytes
+    ext_mount: bool
     fsname: bytes
-    def __init__(self, fstype: _Optional[int] = ..., mountpoint: _Optional[bytes] = ..., source: _Optional[bytes] = ..., fsname: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, fstype: _Optional[int] = ..., mnt_id: _Optional[int] = ..., mountpoint: _Optional[bytes] = ..., source: _Optional[bytes] = ..., ext_mount: bool = ..., fsname: _Optional[bytes] = ...) -> None: ...

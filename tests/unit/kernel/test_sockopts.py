@@ -1,0 +1,68 @@
+"""Options and memberships of sockets of this process, on the loopback interface."""
+
+import socket
+
+import pytest
+
+from crishim.kernel import multicast, sockopts
+
+LOOPBACK = socket.inet_aton("127.0.0.1")
+
+
+def udp() -> socket.socket:
+    """Return a socket whose protocol Python knows, as that of a borrowed one."""
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
+
+
+def test_only_what_differs_from_a_fresh_socket_is_remembered_and_can_be_put():
+    defaults = sockopts.Defaults()
+    with udp() as changed, udp() as fresh:
+        assert defaults.changed(fresh) == []
+        changed.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 7)
+        changed.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, LOOPBACK)
+        found = defaults.changed(changed)
+        assert sorted(map(str, found)) == ["IP_MULTICAST_IF", "IP_MULTICAST_TTL"]
+        for option in found:
+            sockopts.put(fresh, option)
+        assert defaults.changed(fresh) == found
+
+
+def test_an_accepted_connection_has_nothing_to_remember():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+        server.accept()[0] as peer,
+    ):
+        client.sendall(b"x" * 50_000)
+        for item in (client, peer):
+            with socket.socket(fileno=item.detach()) as known:
+                assert sockopts.Defaults().changed(known) == []
+
+
+def test_nothing_but_its_options_is_put():
+    with udp() as sock, pytest.raises(OSError, match="Protocol not available"):
+        sockopts.put(sock, sockopts.Option(level=1, name=socket.SO_BROADCAST, value=b"\1\0\0\0"))
+
+
+@pytest.mark.parametrize("sources", [(), ("127.0.0.9",)])
+def test_a_membership_is_found_and_joined_again(sources):
+    group = socket.inet_aton("239.7.7.7")
+    with udp() as member, udp() as other:
+        for source in sources:
+            member.setsockopt(socket.IPPROTO_IP, 39, group + LOOPBACK + socket.inet_aton(source))
+        if not sources:
+            member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + LOOPBACK)
+        (found,) = multicast.memberships(member, multicast.groups())
+        assert str(found.group) == "239.7.7.7 on lo"
+        assert found.exclude is not bool(sources)
+        assert found.sources == tuple(map(socket.inet_aton, sources))
+        assert multicast.memberships(other, multicast.groups()) == []
+        multicast.join(other, found)
+        multicast.join(other, found)
+        assert multicast.memberships(other, multicast.groups()) == [found]
+
+
+def test_an_interface_that_is_not_there():
+    group = multicast.Group(family=2, interface="none", address=b"\xef\1\2\3")
+    with udp() as sock, pytest.raises(OSError, match="no interface"):
+        multicast.join(sock, multicast.Membership(group=group, exclude=True, sources=()))

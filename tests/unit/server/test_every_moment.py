@@ -1,0 +1,275 @@
+"""A restore is cancelled, or its pod stopped, at every moment at which it waits: nothing leaks."""
+
+import asyncio
+import os
+
+import grpc
+import pytest
+
+from crishim._proto.runtime.v1 import api_pb2
+from crishim.errors import CrishimError, ToolFailed
+from tests.fakes.containerd import Refused
+from tests.fakes.network import STATE, Network
+from tests.unit.moments import Moments
+from tests.unit.server.flows import Node, serving_node
+
+
+class Caller:
+    """What a method gets of its gRPC call."""
+
+    def time_remaining(self) -> float | None:
+        return None
+
+    def invocation_metadata(self) -> tuple:
+        return ()
+
+
+class Scene:
+    """A node, and a pod on it for each attempt."""
+
+    def __init__(self, node: Node, moments: Moments, network: Network) -> None:
+        self.node = node
+        self.network = network
+        self.moments = moments
+        self.attempts = 0
+        self.pod = node.containerd.pod()
+
+    def next_pod(self) -> None:
+        self.attempts += 1
+        self.pod = self.node.containerd.pod(uid=f"uid-{self.attempts}")
+
+    def creating(self, attempt: int = 0) -> asyncio.Task:
+        request = self.node.request(self.pod, restore="saved", attempt=attempt)
+        raw = request.SerializeToString()
+        return asyncio.create_task(self.node.methods.CreateContainer(raw, Caller()))
+
+    def starting(self, container: str) -> asyncio.Task:
+        raw = api_pb2.StartContainerRequest(container_id=container).SerializeToString()
+        return asyncio.create_task(self.node.methods.StartContainer(raw, Caller()))
+
+    def stopping(self) -> asyncio.Task:
+        request = api_pb2.StopPodSandboxRequest(pod_sandbox_id=self.pod.id)
+        raw = request.SerializeToString()
+        return asyncio.create_task(self.node.methods.StopPodSandbox(raw, Caller()))
+
+    def bodies(self) -> list[str]:
+        return [b.id for b in self.node.containerd.bodies.values() if b.sandbox == self.pod.id]
+
+    async def created(self) -> str:
+        answer = await self.creating()
+        return str(api_pb2.CreateContainerResponse.FromString(answer).container_id)
+
+    def nothing_left(self) -> None:
+        """No file, lease, lock, address or container of the attempt."""
+        node = self.node
+        assert not self.network.holds and not self.network.given
+        assert not node.flows.sandboxes.sandboxes()
+        assert not self.bodies() and not node.containerd.leases
+        kept = ("restored/", "logs/")
+        assert [path for path in node.state() if not path.startswith(kept)] == []
+        assert not any(node.flows.locks.busy(body) for body in node.containerd.bodies)
+
+    async def comes_to_life(self) -> None:
+        """Another pod is restored, as if nothing had been."""
+        self.next_pod()
+        container = await self.created()
+        await self.starting(container)
+        assert self.node.containerd.revived[-1] == container
+        await self.node.remove_pod(self.pod)
+        await self.node.relay.calls.until_finished()
+
+
+@pytest.fixture
+async def scene(tmp_path, monkeypatch):
+    moments, network = Moments(), Network()
+    network.install(monkeypatch)
+    asyncio.get_running_loop().set_task_factory(moments.factory)
+    async with serving_node(tmp_path) as node:
+        node.archive(state=STATE)
+        scene = Scene(node, moments, network)
+        await scene.comes_to_life()
+        yield scene
+    assert node.containerd.cold == []
+
+
+async def ended(task: asyncio.Task) -> object:
+    """Return how a call ended: its answer, or the error."""
+    async with asyncio.timeout(10):
+        return (await asyncio.gather(task, return_exceptions=True))[0]
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def moments_of(scene: Scene, begin) -> int:
+    """Return how often a call waits when nobody disturbs it."""
+    scene.next_pod()
+    argument = await begin.prepare(scene)
+    scene.moments.arm(0, lambda: None)
+    await begin.call(scene, argument)
+    count = scene.moments.count
+    await scene.node.remove_pod(scene.pod)
+    await scene.node.relay.calls.until_finished()
+    return count
+
+
+class Create:
+    """CreateContainer of a pod that names a checkpoint."""
+
+    @staticmethod
+    async def prepare(scene: Scene) -> str:
+        return ""
+
+    @staticmethod
+    def call(scene: Scene, _: str) -> asyncio.Task:
+        return scene.creating()
+
+
+class Start:
+    """StartContainer of such a container."""
+
+    @staticmethod
+    async def prepare(scene: Scene) -> str:
+        return await scene.created()
+
+    @staticmethod
+    def call(scene: Scene, container: str) -> asyncio.Task:
+        return scene.starting(container)
+
+
+async def test_a_create_cancelled_at_every_moment(scene) -> None:
+    count = await moments_of(scene, Create)
+    before = descriptors()
+    for at in range(1, count + 1):
+        scene.next_pod()
+        task = scene.creating()
+        scene.moments.arm(at, task.cancel)
+        outcome = await ended(task)
+        if isinstance(outcome, asyncio.CancelledError):
+            scene.nothing_left()
+        else:
+            assert isinstance(outcome, bytes) and len(scene.bodies()) == 1, f"{at}: {outcome}"
+            await scene.node.remove_pod(scene.pod)
+            await scene.node.relay.calls.until_finished()
+        if at % 20 == 0:
+            await scene.comes_to_life()
+    assert descriptors() <= before + 2
+
+
+async def test_a_start_cancelled_at_every_moment_goes_on_to_its_end(scene) -> None:
+    count = await moments_of(scene, Start)
+    for at in range(1, count + 1):
+        scene.next_pod()
+        container = await scene.created()
+        task = scene.starting(container)
+        scene.moments.arm(at, task.cancel)
+        await ended(task)
+        body = scene.node.containerd.bodies[container]
+        if body.state != api_pb2.CONTAINER_RUNNING:  # cancelled before it had begun
+            assert scene.node.flows.restorer.waits(container)
+            await scene.starting(container)
+        assert scene.node.containerd.revived[-1] == container
+        assert scene.node.flows.restored.before(pod_uid=scene.pod.metadata.uid, container="counter")
+        await scene.node.remove_pod(scene.pod)
+        await scene.node.relay.calls.until_finished()
+
+
+@pytest.mark.parametrize("begin", [Create, Start])
+async def test_a_pod_stopped_at_every_moment(scene, begin) -> None:
+    """What was undone is restored in the pod's next sandbox; what was over is the past."""
+    count = await moments_of(scene, begin)
+    for at in range(1, count + 1):
+        scene.next_pod()
+        argument = await begin.prepare(scene)
+        stops: list[asyncio.Task] = []
+        task = begin.call(scene, argument)
+        scene.moments.arm(at, lambda stops=stops: stops.append(scene.stopping()))
+        outcome = await ended(task)
+        assert isinstance(outcome, bytes | CrishimError), f"{at}: {outcome!r}"
+        for stop in stops:
+            assert isinstance(await ended(stop), bytes)
+        if stops:
+            assert not set(scene.bodies()) & set(scene.node.containerd.running())
+        if isinstance(outcome, CrishimError) and begin is Create:
+            scene.nothing_left()
+        over = isinstance(outcome, bytes) and begin is Start
+        netns = f"/run/netns/{scene.pod.id}"
+        assert (netns in scene.network.released) is over
+        uid = scene.pod.metadata.uid
+        assert scene.node.flows.restored.before(pod_uid=uid, container="counter") is over, at
+        await scene.node.remove_pod(scene.pod)
+        await scene.node.relay.calls.until_finished()
+        scene.nothing_left()
+
+
+CRIU_SAYS = "(00.012345)      7: Error (criu/files-reg.c:2300): Can't open file data/journal\n"
+
+
+@pytest.mark.parametrize("step", ["", "end_closed", "put_back", "abandon"])
+async def test_an_undo_of_a_start_whose_steps_fail_in_turn(scene, step: str) -> None:
+    """The caller is told of CRIU; what could not be undone is, before the next attempt."""
+    node, network = scene.node, scene.network
+    scene.next_pod()
+    container = await scene.created()
+    node.containerd.criu_error = CRIU_SAYS
+    network.failing = {step}
+    with pytest.raises(ToolFailed, match="Can't open file data/journal"):
+        await scene.starting(container)
+    netns = f"/run/netns/{scene.pod.id}"
+    assert netns not in network.released
+    assert netns not in network.given or netns in network.holds, "the address shows"
+    assert not node.flows.restored.before(pod_uid=scene.pod.metadata.uid, container="counter")
+    node.containerd.criu_error, network.failing = "", set()
+    await scene.starting(container)
+    assert node.containerd.revived[-1] == container
+    assert network.released[-1] == netns and netns in network.given
+    await node.remove_pod(scene.pod)
+    await node.relay.calls.until_finished()
+    scene.nothing_left()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["", "RemoveContainer", "Leases/Delete", "Containers/Create", "umount", "rmdir", "fsync"],
+)
+async def test_an_undo_of_a_preparation_whose_steps_fail_in_turn(
+    scene, monkeypatch, fault: str
+) -> None:
+    """The caller is told why the create failed; what stays is cleared up later."""
+    node = scene.node
+    scene.next_pod()
+    before = descriptors()
+
+    async def refuse(request: object) -> None:
+        raise Refused(grpc.StatusCode.INTERNAL, "on purpose")
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("on purpose")
+
+    with monkeypatch.context() as patch:
+        node.containerd.before = {"Snapshots/Mounts": refuse}
+        if fault in ("Leases/Delete", "Containers/Create"):
+            node.containerd.before = {"Containers/Delete": refuse, fault: refuse}
+        elif fault == "RemoveContainer":
+            node.containerd.before[fault] = refuse
+        elif fault:
+            patch.setattr(
+                {
+                    "umount": "crishim.kernel.mounts.umount",
+                    "rmdir": "crishim.kernel.tree.remove_tree",
+                    "fsync": "crishim.kernel.atomic.fsync_dir",
+                }[fault],
+                fails,
+            )
+        outcome = await ended(scene.creating())
+    assert isinstance(outcome, grpc.aio.AioRpcError) and outcome.details() == "on purpose"
+    node.containerd.before = {}
+    assert descriptors() <= before + 2
+    for body in scene.bodies():
+        assert not node.flows.restorer.waits(body), "it would be restored by half"
+    await node.remove_pod(scene.pod)
+    await node.relay.calls.until_finished()
+    node.containerd.leases.clear()  # they expire
+    scene.nothing_left()
+    await scene.comes_to_life()

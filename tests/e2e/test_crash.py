@@ -9,10 +9,12 @@ from tests.e2e import nodes
 from tests.e2e.moves import ARCHIVE, assert_unharmed, checkpoint, eventually
 
 MEMORY_MB = "200"
-# Run on the node: starts ARGV, lets it come to a phase (or not), waits, kills the daemon SERVICE.
+# Run on the node: starts ARGV, lets it come to a phase (or not), waits, kills the daemon SERVICE;
+# "crishim+guardian" kills the guardians of its dumps at once with it.
 KILL_IN_PHASE = """
-import os, signal, subprocess, sys, time
+import glob, os, signal, subprocess, sys, time
 service, phase, delay_s, *argv = sys.argv[1:]
+service, _, guardian = service.partition("+")
 status = subprocess.run(["service", service, "status"], capture_output=True, text=True).stdout
 words = status.split()
 pid = int(words[words.index("pid") + 1].strip(","))
@@ -24,6 +26,14 @@ if phase:
         if phase in line.split():
             break
 time.sleep(float(delay_s))
+for path in glob.glob("/proc/[0-9]*/cmdline"):
+    try:
+        words = open(path, "rb").read().split(bytes(1))
+    except OSError:
+        continue
+    if guardian and any(word.endswith(b"/guardian.py") for word in words):
+        os.kill(int(path.split("/")[2]), signal.SIGKILL)
+        seen += "GUARDIAN KILLED "
 os.kill(pid, signal.SIGKILL)
 seen += work.stdout.read()
 print(work.wait(), seen)
@@ -109,6 +119,15 @@ def test_crishim_killed_in_a_phase(scene, phase, stop):
     """The guardian lets the container go on, or, once the archive is whole, it can be restored."""
     scene.killed(*dump(scene, stop), phase=phase)
     scene.end_of_dump(stop=stop)
+    scene.end()
+
+
+@pytest.mark.parametrize("phase", ["memory", "pack"])
+def test_crishim_and_its_guardian_killed_in_a_stop(scene, phase):
+    """Nobody is left to lift the hold: the next daemon does, or the pod is cut off for ever."""
+    said = scene.killed(*dump(scene, True), service="crishim+guardian", phase=phase)
+    assert "GUARDIAN KILLED" in said
+    scene.end_of_dump(stop=True)
     scene.end()
 
 

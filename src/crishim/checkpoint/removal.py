@@ -1,23 +1,29 @@
-"""Remove a checkpoint from the store, unless a container or connections still wait for it."""
+"""Remove a checkpoint from the store, unless a container or connections still wait for it.
+
+Connections may wait for an archive outside the store too: they are let go by its path, or by their
+address.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 
 from crishim.checkpoint import pending
 from crishim.checkpoint.flow import in_thread
-from crishim.errors import Busy, Corrupt, Precondition
+from crishim.errors import Busy, Corrupt, InvalidRequest, Precondition
+from crishim.ids import checkpoint_name
 from crishim.kernel import atomic
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from crishim.checkpoint.held import Held
+    from crishim.checkpoint.heldrecord import HeldRecord
     from crishim.checkpoint.pins import Pins
     from crishim.checkpoint.store import Store
     from crishim.ids import CheckpointName
@@ -35,28 +41,62 @@ class Removal:
     pins: Pins
     held: Held
 
-    async def remove(self, name: CheckpointName, *, force: bool) -> None:
+    async def remove(self, named: str, *, force: bool) -> None:
         """Remove one checkpoint, and the pin of its image if it was the last that needs it.
 
-        Args: force: let go of the connections that wait for its restore.
+        Args:
+            named: its name; or the path of an archive elsewhere, or an address, for which
+                connections wait: they are let go, and the archive stays, which is somebody else's.
+            force: let go of the connections that wait for its restore.
         Raises: NotFound: there is none. Busy: a container's next start restores it. Precondition:
-            connections wait for it, and there is no force.
+            connections wait for it, and there is no force. InvalidRequest: it is nothing of these.
         """
-        archive = self.store.find(name)
+        if (record := self._elsewhere(named)) is not None:
+            if not force:
+                raise Precondition(
+                    f"connections to {', '.join(record.waiting)} wait for {record.archive}",
+                    hint="restore it first, or let them go with --force; the archive stays",
+                )
+            await self.held.give_up(record.sandbox, "somebody asked for it")
+            return
+        archive = self.store.find(self._name(named))
         await in_thread(_refuse_wanted, archive, self.paths)
         if record := self.held.of_archive(archive):
             if not force:
                 raise Precondition(
-                    f"connections to {', '.join(record.waiting)} wait for the restore of {name}",
+                    f"connections to {', '.join(record.waiting)} wait for the restore of {named}",
                     hint="restore it first, or let them go with --force",
                 )
-            await self.held.give_up(record.sandbox, f"{name} was removed")
+            await self.held.give_up(record.sandbox, f"{named} was removed")
         await in_thread(_unlink, archive)
         try:
             await self.pins.reconcile()
         except grpc.aio.AioRpcError as error:
             # The checkpoint is gone; the next start or removal looks at the pins again.
             _log.warning("cannot unpin images: %s", error.details())
+
+    def _name(self, named: str) -> CheckpointName:
+        """Return the name of a checkpoint in the store; its path there will do too."""
+        path = Path(named)
+        if path.is_absolute() and not self.store.name_of(path):
+            raise InvalidRequest(
+                f"{named[:200]!r} is not a checkpoint name, and no connections wait for it",
+                hint="see `crishim list`",
+            )
+        return checkpoint_name(self.store.name_of(path) or named)
+
+    def _elsewhere(self, named: str) -> HeldRecord | None:
+        """Return whose connections wait for an archive outside the store, or for an address."""
+        path = Path(named)
+        if path.is_absolute():
+            return None if self.store.name_of(path) else self.held.of_archive(path)
+        try:
+            address = str(ipaddress.ip_address(named))
+        except ValueError:
+            return None
+        if self.store.has(named):
+            return None
+        return self.held.of_addresses([address])
 
 
 def _refuse_wanted(archive: Path, paths: Paths) -> None:

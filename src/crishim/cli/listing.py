@@ -1,4 +1,4 @@
-"""`crishim list`: the checkpoints in the node's store."""
+"""`crishim list`: the checkpoints in the node's store, and the connections that wait for one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _HEADINGS = ("NAME", "POD", "CONTAINER", "AGE", "SIZE", "STATE", "ADDRESSES")
+_WAITING = ("CONNECTIONS TO", "WAIT FOR", "SINCE")
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,7 +24,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="list the checkpoints in the node's store",
         description="List the checkpoints in the node's store, oldest first. STATE is what became "
         "of the source: it was ended by the checkpoint, or went on running; or why the archive "
-        "cannot be read.",
+        "cannot be read. Below them, the connections of stopped containers that wait for a "
+        "restore, also of an archive elsewhere.",
+    )
+    parser.add_argument(
+        "--waiting", action="store_true", help="only the connections that wait for a restore"
     )
     client.add_common(parser)
     parser.set_defaults(run=run)
@@ -36,11 +41,17 @@ def run(arguments: argparse.Namespace) -> int:
     with client.service(arguments.socket) as service:
         answer = service.ListCheckpoints(crishim_pb2.ListCheckpointsRequest())
     if arguments.json:
-        print(json.dumps(client.as_dict(answer)["checkpoints"], indent=1))
+        kind = "waiting" if arguments.waiting else "checkpoints"
+        print(json.dumps(client.as_dict(answer)[kind], indent=1))
         return Exit.OK
     now_s = time.time()
-    for line in table([_HEADINGS, *(_row(info, now_s) for info in answer.checkpoints)]):
-        print(line)
+    tables = []
+    if not arguments.waiting:
+        tables.append([_HEADINGS, *(_row(info, now_s) for info in answer.checkpoints)])
+    if answer.waiting:
+        tables.append([_WAITING, *(_wait(item, now_s) for item in answer.waiting)])
+    if tables:
+        print("\n\n".join("\n".join(table(rows)) for rows in tables))
     return Exit.OK
 
 
@@ -59,6 +70,12 @@ def age(seconds: float) -> str:
         if seconds < limit_s:
             return f"{max(0, seconds) // length_s:.0f}{unit}"
     return f"{seconds // 86_400:.0f}d"
+
+
+def _wait(item: Any, now_s: float) -> tuple[str, ...]:
+    since = age(now_s - item.since.ToNanoseconds() / 1e9)
+    texts = (", ".join(item.addresses), item.name or item.path, since)
+    return tuple(map(client.printable, texts))
 
 
 def _row(info: Any, now_s: float) -> tuple[str, ...]:

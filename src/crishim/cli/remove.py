@@ -18,10 +18,17 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="remove checkpoints from the node's store",
         description="Remove checkpoints from the node's store, for good. One that a created "
         "container is to be restored from stays, with exit status 3. One for whose restore "
-        "connections of its stopped container wait stays too, unless --force is given. All are "
-        "tried; the exit status is that of the last one that failed.",
+        "connections of its stopped container wait stays too, unless --force is given. With "
+        "--force, the path of an archive elsewhere or an address, as `crishim list` shows them, "
+        "lets go of what waits there; the archive stays. All are tried; the exit status is that of "
+        "the last one that failed.",
     )
-    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="name in the store")
+    parser.add_argument(
+        "checkpoints",
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="name in the store; with --force also a path or an address that connections wait for",
+    )
     parser.add_argument(
         "--force",
         action="store_true",

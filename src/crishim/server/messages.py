@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crishim._proto.crishim.v1 import crishim_pb2
@@ -13,9 +14,9 @@ from crishim.kernel.interface import InterfaceState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from crishim.checkpoint.doctor.finding import Finding
+    from crishim.checkpoint.heldrecord import HeldRecord
     from crishim.checkpoint.losses import Loss
     from crishim.checkpoint.manifest import Manifest
     from crishim.checkpoint.phases import Phases
@@ -63,6 +64,23 @@ def archive_info(archive: Path, store: Store) -> crishim_pb2.CheckpointInfo:
         return crishim_pb2.CheckpointInfo(
             name=store.name_of(archive), path=str(archive), archive_bytes=size, error=str(error)
         )
+
+
+def waiting(records: Iterable[HeldRecord], store: Store) -> list[crishim_pb2.Waiting]:
+    """Return the stopped containers whose connections wait, oldest first."""
+    found = []
+    for record in sorted(records, key=lambda record: record.stopped_at_ns):
+        if record.waiting:
+            message = crishim_pb2.Waiting(
+                path=record.archive,
+                name=store.name_of(Path(record.archive)),
+                addresses=record.waiting,
+                container_id=record.container,
+                pod_sandbox_id=record.sandbox,
+            )
+            message.since.FromNanoseconds(record.stopped_at_ns)
+            found.append(message)
+    return found
 
 
 def inspection(archive: Path, store: Store) -> crishim_pb2.InspectCheckpointResponse:

@@ -156,12 +156,13 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
     async def ListCheckpoints(
         self, request: crishim_pb2.ListCheckpointsRequest, context: Context
     ) -> crishim_pb2.ListCheckpointsResponse:
-        """List the store."""
+        """List the store, and what waits."""
         infos = [
             await in_thread(messages.archive_info, self._store.path(name), self._store)
             for name in self._store.names()
         ]
-        return crishim_pb2.ListCheckpointsResponse(checkpoints=infos)
+        waiting = messages.waiting(self._removal.held.records(), self._store)
+        return crishim_pb2.ListCheckpointsResponse(checkpoints=infos, waiting=waiting)
 
     async def InspectCheckpoint(
         self, request: crishim_pb2.InspectCheckpointRequest, context: Context
@@ -173,8 +174,8 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
     async def RemoveCheckpoint(
         self, request: crishim_pb2.RemoveCheckpointRequest, context: Context
     ) -> crishim_pb2.RemoveCheckpointResponse:
-        """Remove one checkpoint from the store."""
-        await self._removal.remove(checkpoint_name(request.name), force=request.force)
+        """Remove one checkpoint from the store, or let go of connections."""
+        await self._removal.remove(request.name, force=request.force)
         return crishim_pb2.RemoveCheckpointResponse()
 
     async def Doctor(

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import time
 
 import pytest
 
@@ -271,6 +272,62 @@ async def test_rm_refuses_while_connections_wait_for_it(node):
     assert (status, out) == (0, "first\n")
     assert not archive.exists()
     assert node.held.of_addresses(["10.0.0.2"]) is None
+
+
+@pytest.fixture
+def waits_elsewhere(node, tmp_path, monkeypatch):
+    """Connections that wait for an archive outside the store."""
+
+    async def nothing(_):
+        """Need no netlink."""
+
+    monkeypatch.setattr("crishim.checkpoint.neighbours.loosen", nothing)
+    monkeypatch.setattr("crishim.kernel.packet.send_packets", lambda _: None)
+    archive = tmp_path / "away.tar"
+    archive.touch()
+    an_hour_ago_ns = time.time_ns() - 3600 * 10**9
+    record = dataclasses.replace(
+        held_record(archive=str(archive)), stopped_at_ns=an_hour_ago_ns, reservations=""
+    )
+    node.paths.held.mkdir(parents=True)
+    node.paths.held_sandbox(record.sandbox).write_bytes(heldrecord.encode(record))
+    node.held.load()
+    return archive
+
+
+async def test_list_shows_what_waits_and_since_when(node, waits_elsewhere):
+    node.add("first")
+    _, out, _ = await node.run("list")
+    checkpoints, waiting = out.split("\n\n")
+    assert " default/pod " in checkpoints
+    assert waiting.splitlines()[1].split() == ["10.0.0.2", str(waits_elsewhere), "60m"]
+    _, out, _ = await node.run("list", "--waiting", "--json")
+    (found,) = json.loads(out)
+    assert (found["path"], found["name"]) == (str(waits_elsewhere), "")
+    assert found["addresses"] == ["10.0.0.2"]
+    assert found["pod_sandbox_id"] == "5a"
+
+
+@pytest.mark.parametrize("by", ["path", "address"])
+async def test_rm_lets_go_of_what_waits_elsewhere_and_leaves_the_archive(node, waits_elsewhere, by):
+    named = str(waits_elsewhere) if by == "path" else "10.0.0.2"
+    status, out, err = await node.run("rm", named)
+    assert (status, out) == (1, "")
+    assert f"connections to 10.0.0.2 wait for {waits_elsewhere}" in err
+    assert "--force" in err
+    status, out, _ = await node.run("rm", "--force", named)
+    assert (status, out) == (0, f"{named}\n")
+    assert node.held.of_addresses(["10.0.0.2"]) is None
+    assert waits_elsewhere.exists()
+    assert (await node.run("list", "--waiting"))[1] == ""
+
+
+async def test_a_checkpoint_that_is_called_like_an_address_is_removed(node, waits_elsewhere):
+    path = node.add("10.0.0.2")
+    status, _, _ = await node.run("rm", "--force", "10.0.0.2")
+    assert status == 0
+    assert not path.exists()
+    assert node.held.of_addresses(["10.0.0.2"]) is not None
 
 
 async def test_rm_refuses_while_a_container_waits_for_it(node):

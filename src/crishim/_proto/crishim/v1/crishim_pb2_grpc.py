@@ -93,17 +93,18 @@ class CheckpointRestoreServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListCheckpoints(self, request, context):
-        """Lists the checkpoints in the node's store, oldest first. Unreadable ones are listed with their
-        error.
+        """Lists the checkpoints in the node's store, oldest first, unreadable ones with their error; and
+        the connections that wait for a restore, also of an archive elsewhere.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveCheckpoint(self, request, context):
-        """Removes one checkpoint from the store. NOT_FOUND if there is none of that name; ABORTED while a
-        container waits to be restored from it; FAILED_PRECONDITION while connections wait for its
-        restore.
+        """Removes one checkpoint from the store, or lets go of connections that wait for an archive
+        elsewhere. NOT_FOUND if there is none of that name, or if none wait; ABORTED while a container
+        waits to be restored from it; FAILED_PRECONDITION while connections wait for its restore and
+        `force` is not set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,7 +54,8 @@ class CheckpointConfig:
     """How long the connections of a stopped container wait for its restore before they are let
     go."""
     parallel: int = 2
-    """How many dumps run at a time; further ones wait for their turn."""
+    """How many dumps run at a time, and how many restores are prepared beside them; further ones
+    wait for their turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from crishim.checkpoint.held import Held
 from crishim.checkpoint.images import ImageDirectories
 from crishim.checkpoint.locks import Locks
 from crishim.checkpoint.pins import Pins
+from crishim.checkpoint.preparations import Preparations
 from crishim.checkpoint.receive import Receiver
 from crishim.checkpoint.recovery import Recovery
 from crishim.checkpoint.removal import Removal
@@ -227,6 +228,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
             drain_timeout_s=config.checkpoint.drain_timeout_s,
         ),
     )
+    images_made, restores = ImageDirectories(), Turns(config.checkpoint.parallel, what="restores")
     restorer = Restorer(
         cri=cri,
         records=records,
@@ -234,7 +236,9 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
         namespace=namespace,
         sandboxes=sandboxes,
         locks=locks,
-        images=ImageDirectories(),
+        images=images_made,
+        preparations=Preparations(paths, images_made, restores),
+        turns=restores,
         restored=restored,
         reviver=Reviver(cri=cri, paths=paths, restored=restored),
     )

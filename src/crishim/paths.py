@@ -59,6 +59,11 @@ class Paths:
         return self.restores / container
 
     @property
+    def preparations(self) -> Path:
+        """Parent of directories with images that no container has taken yet."""
+        return self.state / "preparations"
+
+    @property
     def sandboxes(self) -> Path:
         """Parent of the records of sandboxes whose address we changed."""
         return self.state / "sandboxes"

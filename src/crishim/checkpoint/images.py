@@ -11,12 +11,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint.archive import IMAGE_DIRECTORY
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
-from crishim.errors import CrishimError, Precondition
+from crishim.errors import Busy, CrishimError, Precondition
 from crishim.kernel import mounts, process
 from crishim.kernel.tree import make_private_dir, remove_tree
 
@@ -62,8 +63,33 @@ class ImageDirectories:
                 await in_thread(remove_images, work_dir, lane=Lane.PAUSE)
         unpacked = await in_thread(make_image_path, work_dir)
         _log.debug("unpacking %d images", len(images))
-        await in_thread(archive.extract_images, unpacked, lane=Lane.BULK)
+        stop = _Stop()
+        await in_thread(
+            archive.extract_images, unpacked, stop.check, cancel=stop.set, lane=Lane.BULK
+        )
         return unpacked
+
+
+async def verify(archive: ArchiveReader, images: Path) -> None:
+    """Compare every entry of an archive with its digest, the images where CRIU will read them.
+
+    Raises: Corrupt: as `ArchiveReader.verify`. On cancel: ends soon.
+    """
+    stop = _Stop()
+    await in_thread(
+        lambda: archive.verify(lambda *_: stop.check(), images=images),
+        cancel=stop.set,
+        lane=Lane.BULK,
+    )
+
+
+class _Stop(threading.Event):
+    """Ends work in a thread whose caller has gone, where that looks."""
+
+    def check(self) -> None:
+        """Raise Busy once it is set; nobody hears of it."""
+        if self.is_set():
+            raise Busy("the caller has gone")
 
 
 def _cannot(error: CrishimError | OSError) -> bool:

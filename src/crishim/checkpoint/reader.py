@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SMALL_BYTES_MAX = 64 << 20
+_STEP_BYTES = 64 << 20
 _THREADS = 2
 
 
@@ -153,10 +154,11 @@ class ArchiveReader:
         finally:
             os.close(fd)
 
-    def extract_images(self, directory: Path) -> int:
+    def extract_images(self, directory: Path, step: Callable[[], None] = lambda: None) -> int:
         """Write CRIU's images into a directory, 0600 each; return their total size.
 
         What is there already is taken for a copy of the same entry.
+        Args: step: called now and then; what it raises ends the work.
         Raises: NotFound: the archive has none. NoSpace: the disk is full; the caller removes the
             directory.
         """
@@ -167,7 +169,7 @@ class ArchiveReader:
                 there = {IMAGE_DIRECTORY + name for name in os.listdir(directory)}
                 for member in images:
                     if member.name not in there:
-                        self._extract(member, dir_fd)
+                        self._extract(member, dir_fd, step)
             finally:
                 os.close(dir_fd)
         return sum(member.size for member in images)
@@ -197,13 +199,16 @@ class ArchiveReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _extract(self, member: Member, dir_fd: int) -> None:
+    def _extract(self, member: Member, dir_fd: int, step: Callable[[], None]) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         name = member.name.removeprefix(IMAGE_DIRECTORY)
         fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
         try:
-            if copy_range(self._fd, member.offset, fd, 0, member.size) != member.size:
-                raise Corrupt(f"{self.path} is truncated")
+            for done in range(0, member.size, _STEP_BYTES):
+                step()
+                size = min(member.size - done, _STEP_BYTES)
+                if copy_range(self._fd, member.offset + done, fd, done, size) != size:
+                    raise Corrupt(f"{self.path} is truncated")
         finally:
             os.close(fd)
 

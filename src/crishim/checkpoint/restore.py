@@ -34,6 +34,7 @@ from crishim.checkpoint.flow import in_thread, made_in_thread, to_the_end, unbro
 from crishim.checkpoint.images import ImageDirectories, remove_images
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
+from crishim.checkpoint.preparations import Claimant
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import runc_of
 from crishim.checkpoint.words import AddressMode, OnFailure, TcpMode
@@ -49,9 +50,11 @@ if TYPE_CHECKING:
     from crishim.checkpoint.locks import Locks, Operation
     from crishim.checkpoint.manifest import Manifest
     from crishim.checkpoint.phases import Phases
+    from crishim.checkpoint.preparations import Preparations
     from crishim.checkpoint.restored import Restored
     from crishim.checkpoint.revive import Reviver
     from crishim.checkpoint.sandboxes import Sandboxes
+    from crishim.checkpoint.turns import Turns
     from crishim.containerd.cri import Container, Cri
     from crishim.containerd.records import Records
     from crishim.paths import Paths
@@ -91,6 +94,8 @@ class Restorer:
     sandboxes: Sandboxes
     locks: Locks
     images: ImageDirectories
+    preparations: Preparations
+    turns: Turns
     restored: Restored
     reviver: Reviver
 
@@ -137,19 +142,15 @@ class Restorer:
                     plan = plan_of(created, path, manifest, options, pod_uid=pod_uid)
                 await pids.make_room(created.spec, pids.of_archive(archive.members))
             undo.push_async_exit(self.undo_preparation(container))
-            with phases.step("images"):
-                await in_thread(tree.make_private_dir, directory)
-                await in_thread(tree.make_private_dir, directory / "work")
-                images = await self.images.make(archive, directory / "images")
-            with phases.step("verify"):
-                await in_thread(lambda: archive.verify(images=images), lane=Lane.BULK)
-            with phases.step("layer"):
-                await self.write_files(created, archive)
-            with phases.step("log"):
-                if created.status.log_path:
-                    await in_thread(
-                        logs.carry, archive, Path(created.status.log_path), lane=Lane.BULK
-                    )
+            async with self.preparations.ready(archive, _claimant(plan), phases) as prepared:
+                async with self.turns.take(phases):
+                    with phases.step("layer"):
+                        await in_thread(tree.make_private_dir, directory)
+                        await in_thread(tree.make_private_dir, directory / "work")
+                        await self.write_files(created, archive)
+                    with phases.step("log"):
+                        await self._carry_log(created, archive)
+                images = await prepared.take(directory / "images")
             with phases.step("exchange", deadline=False):
                 wrapper = await in_thread(
                     lambda: pending.write(
@@ -162,6 +163,10 @@ class Restorer:
                     )
                 )
                 await to_the_end(body.exchange(container, records=self.records, wrapper=wrapper))
+
+    async def _carry_log(self, created: Container, archive: ArchiveReader) -> None:
+        if created.status.log_path:
+            await in_thread(logs.carry, archive, Path(created.status.log_path), lane=Lane.BULK)
 
     async def runc_of(self, created: Container) -> runcs.Runc:
         """Return the runc that containerd's shim uses for a container."""
@@ -327,6 +332,7 @@ class Restorer:
                 except (CrishimError, OSError, grpc.aio.AioRpcError) as error:
                     # One that cannot be cleared up must not keep the others.
                     _log.warning("%s stays: %s", path, error)
+        await self.preparations.sweep()
         uids = {item.metadata.uid for item in await self.cri.sandboxes()}
         await in_thread(self.restored.sweep, uids)
 
@@ -347,6 +353,13 @@ class Restorer:
             await in_thread(pending.finish, directory, lane=Lane.PAUSE)
             await in_thread(remove_images, directory / "images", lane=Lane.PAUSE)
             await in_thread(tree.remove_tree, directory, lane=Lane.PAUSE)
+
+
+def _claimant(plan: pending.RestorePlan) -> Claimant | None:
+    """Return who comes again when a create takes too long: a kubelet, for a pod of its own."""
+    if not plan.once:
+        return None
+    return Claimant(pod_uid=plan.pod_uid, container=plan.container_name, sandbox=plan.sandbox)
 
 
 def plan_of(

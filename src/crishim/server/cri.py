@@ -253,6 +253,7 @@ class CriMethods:
             sandbox = by_prefix(named, known) or named
         await self.locks.recovered.wait(sandbox)
         async with self.locks.whole(sandbox):
+            self.restorer.preparations.drop(sandbox)
             await _tried(self.sandboxes.stopping(sandbox), f"address of sandbox {sandbox[:13]}")
             yield sandbox
 

@@ -9,6 +9,7 @@ import pytest
 
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.images import ImageDirectories, remove_images
+from crishim.checkpoint.preparations import Prepared
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.errors import NotFound
 from crishim.kernel import mounts
@@ -55,6 +56,22 @@ async def test_in_place_while_the_archive_may_already_be_unlinked(disk, archive)
     finally:
         remove_images(disk / "work")
     assert os.listdir(disk / "work") == []
+    assert mounts.mounts_below(mounts.read_mounts(), str(disk)) == []
+
+
+async def test_moved_with_its_mount_to_the_container_that_takes_it(disk, archive):
+    with ArchiveReader.open(archive) as reader:
+        await ImageDirectories(unpack_bytes=0).make(reader, disk / "work")
+    (disk / "container").mkdir()
+    prepared = Prepared(disk / "work")
+    images = await prepared.take(disk / "container" / "images")
+    await prepared.remove()
+    try:
+        assert content(images) == CONTENT
+        assert mounts.mount_at(mounts.read_mounts(), str(images.parent)) is not None
+    finally:
+        remove_images(disk / "container" / "images")
+    assert sorted(os.listdir(disk)) == [archive.name, "container"]
     assert mounts.mounts_below(mounts.read_mounts(), str(disk)) == []
 
 

@@ -1,5 +1,6 @@
 """A daemon's flows and CRI methods, composed as the daemon does it, on a fake containerd."""
 
+import asyncio
 import contextlib
 import dataclasses
 import os
@@ -93,6 +94,13 @@ class Node:
 
     async def remove_pod(self, pod: Pod) -> None:
         await self.cri.RemovePodSandbox(api_pb2.RemovePodSandboxRequest(pod_sandbox_id=pod.id))
+
+    async def forget_preparations(self, pod: Pod) -> None:
+        """Let what waits for a create to come again go, as the pod's stop does."""
+        self.flows.restorer.preparations.drop(pod.id)
+        async with asyncio.timeout(5):
+            while self.paths.preparations.exists() and list(self.paths.preparations.iterdir()):
+                await asyncio.sleep(0.001)
 
     def state(self) -> list[str]:
         """Return the files of the state that are no checkpoints."""

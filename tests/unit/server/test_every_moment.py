@@ -59,9 +59,10 @@ class Scene:
         answer = await self.creating()
         return str(api_pb2.CreateContainerResponse.FromString(answer).container_id)
 
-    def nothing_left(self) -> None:
+    async def nothing_left(self) -> None:
         """No file, lease, lock, address or container of the attempt."""
         node = self.node
+        await node.forget_preparations(self.pod)
         assert not self.network.holds and not self.network.given
         assert not node.flows.sandboxes.sandboxes()
         assert not self.bodies() and not node.containerd.leases
@@ -147,7 +148,7 @@ async def test_a_create_cancelled_at_every_moment(scene) -> None:
         scene.moments.arm(at, task.cancel)
         outcome = await ended(task)
         if isinstance(outcome, asyncio.CancelledError):
-            scene.nothing_left()
+            await scene.nothing_left()
         else:
             assert isinstance(outcome, bytes) and len(scene.bodies()) == 1, f"{at}: {outcome}"
             await scene.node.remove_pod(scene.pod)
@@ -192,7 +193,7 @@ async def test_a_pod_stopped_at_every_moment(scene, begin) -> None:
         if stops:
             assert not set(scene.bodies()) & set(scene.node.containerd.running())
         if isinstance(outcome, CrishimError) and begin is Create:
-            scene.nothing_left()
+            await scene.nothing_left()
         over = isinstance(outcome, bytes) and begin is Start
         netns = f"/run/netns/{scene.pod.id}"
         assert (netns in scene.network.released) is over
@@ -200,7 +201,7 @@ async def test_a_pod_stopped_at_every_moment(scene, begin) -> None:
         assert scene.node.flows.restored.before(pod_uid=uid, container="counter") is over, at
         await scene.node.remove_pod(scene.pod)
         await scene.node.relay.calls.until_finished()
-        scene.nothing_left()
+        await scene.nothing_left()
 
 
 CRIU_SAYS = "(00.012345)      7: Error (criu/files-reg.c:2300): Can't open file data/journal\n"
@@ -226,7 +227,7 @@ async def test_an_undo_of_a_start_whose_steps_fail_in_turn(scene, step: str) -> 
     assert network.released[-1] == netns and netns in network.given
     await node.remove_pod(scene.pod)
     await node.relay.calls.until_finished()
-    scene.nothing_left()
+    await scene.nothing_left()
 
 
 @pytest.mark.parametrize(
@@ -271,5 +272,5 @@ async def test_an_undo_of_a_preparation_whose_steps_fail_in_turn(
     await node.remove_pod(scene.pod)
     await node.relay.calls.until_finished()
     node.containerd.leases.clear()  # they expire
-    scene.nothing_left()
+    await scene.nothing_left()
     await scene.comes_to_life()

@@ -120,6 +120,7 @@ async def test_a_restore_being_prepared_is_undone_for_a_stop(node, whole: bool) 
         assert (await failure_of(creating)).code() is grpc.StatusCode.ABORTED
         await stopping
     assert not node.containerd.bodies and not node.containerd.leases
+    await node.forget_preparations(pod)
     assert node.state() == []
 
 

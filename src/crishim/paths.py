@@ -16,10 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paths:
-    """The layout; both roots are absolute."""
+    """The layout; all roots are absolute.
+
+    Attributes:
+        kubelet: the kubelet's own root directory (its --root-dir).
+    """
 
     state: Path = Path("/var/lib/crishim")
     run: Path = Path("/run/crishim")
+    kubelet: Path = Path("/var/lib/kubelet")
+
+    @property
+    def kubelet_checkpoints(self) -> Path:
+        """Where a kubelet has its checkpoint endpoint put archives."""
+        return self.kubelet / "checkpoints"
 
     @property
     def lock(self) -> Path:

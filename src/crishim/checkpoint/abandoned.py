@@ -21,7 +21,6 @@ from crishim.checkpoint.archive import sweep_partials
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.settle import tools_ended
-from crishim.checkpoint.store import KUBELET_DIRECTORY
 from crishim.kernel import atomic, tree
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class Abandoned:
 
     async def partials(self) -> None:
         """Remove half archives where most archives are."""
-        for directory in (self.paths.store, KUBELET_DIRECTORY):
+        for directory in (self.paths.store, self.paths.kubelet_checkpoints):
             await self.sweep_partials(directory)
 
     async def sweep_partials(self, directory: Path) -> bool:

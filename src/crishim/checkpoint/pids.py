@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 _CORE = re.compile(r"checkpoint/core-(\d+)\.img")
 _DISTANCE = 1000
 _TIMEOUT_S = 10.0
+_FIRST = "restore it first, or into a pod that does not share its pid namespace"
+_OWN_NAMESPACE = (
+    "the checkpoint's container had a namespace of its own and this one shares its pod's: set "
+    "linux.security_context.namespace_options.pid = 1 (CONTAINER) in its configuration"
+)
 
 
 def of_archive(entries: Iterable[str]) -> set[int]:
@@ -49,7 +54,7 @@ async def make_room(spec: dict[str, Any], wanted: Collection[int]) -> None:
     if taken := sorted(_ids_in(namespace).intersection(wanted)):
         raise Precondition(
             f"process id {taken[0]} of the checkpoint is taken in the pod's pid namespace",
-            hint="restore it first, or into a pod that does not share its pid namespace",
+            hint=_OWN_NAMESPACE if taken[0] == 1 else _FIRST,
         )
     last = max(wanted) + _DISTANCE
     if last < int(Path("/proc/sys/kernel/pid_max").read_text(encoding="ascii")):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,7 @@ class Reviver:
             Busy: it was broken off.
         """
         operation.refuse_if_asked()
+        began = time.monotonic()
         sealing: list[asyncio.Future[bool]] = []
 
         def seal() -> None:
@@ -71,6 +73,8 @@ class Reviver:
         if broken_off:
             await self.cri.end_container(container)
             operation.refuse_if_asked()
+        took_ms = (time.monotonic() - began) * 1000
+        _log.info("container %s was restored: it runs after %.0f ms", container[:13], took_ms)
         return back.losses
 
     async def _seal(self, container: ContainerId, arrival: Arrival | None) -> bool:

@@ -9,18 +9,20 @@ checkpoints only.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crishim.errors import InvalidRequest, NotFound
 from crishim.ids import CheckpointName, checkpoint_name
+from crishim.kernel.atomic import storage_errors
 
 if TYPE_CHECKING:
     from crishim.paths import Paths
 
-KUBELET_DIRECTORY = Path("/var/lib/kubelet/checkpoints")
 _SUFFIX = ".tar"
 _UNFIT = re.compile(r"[^A-Za-z0-9_.-]+")
 _ABSOLUTE = re.compile(r"/[^\0]+")
@@ -65,14 +67,14 @@ class Store:
             path = Path(reference)
         else:
             path = self._paths.checkpoint(checkpoint_name(reference))
-        if not path.is_file():
-            raise NotFound(f"there is no checkpoint {reference}", hint="see `crishim list`")
+        if not _is_file(path):
+            raise no_such(reference)
         return path
 
     def has(self, text: str) -> bool:
         """Return whether a text, such as an image's name, is the name of a stored checkpoint."""
         try:
-            return self._paths.checkpoint(checkpoint_name(text)).is_file()
+            return _is_file(self._paths.checkpoint(checkpoint_name(text)))
         except InvalidRequest:
             return False
 
@@ -82,11 +84,11 @@ class Store:
         Raises: InvalidRequest: also for a path outside the store and the kubelet's directory.
         """
         if reference.startswith("/"):
-            parent = Path(reference).parent
-            if parent not in (self._paths.store, KUBELET_DIRECTORY):
+            allowed = (self._paths.store, self._paths.kubelet_checkpoints)
+            if Path(reference).parent not in allowed:
                 raise InvalidRequest(
                     f"a pod may not name {reference[:200]!r}",
-                    hint=f"archives in {self._paths.store} and {KUBELET_DIRECTORY} only",
+                    hint=f"archives in {allowed[0]} and {allowed[1]} only",
                 )
         return self.find(reference)
 
@@ -101,3 +103,17 @@ class Store:
                 name = checkpoint_name(path.name.removesuffix(_SUFFIX))
                 found.append((path.stat().st_mtime_ns, name))
         return [name for _, name in sorted(found)]
+
+
+def no_such(reference: str) -> NotFound:
+    """Return the error for a checkpoint that is not there, or that is nobody's business."""
+    return NotFound(f"there is no checkpoint {reference}", hint="see `crishim list`")
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether a regular file is there; raise Precondition if the disk does not tell."""
+    with storage_errors("cannot look for a checkpoint"):
+        try:
+            return stat.S_ISREG(os.stat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False

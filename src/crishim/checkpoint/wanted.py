@@ -7,6 +7,7 @@ store or in the kubelet's own directory of checkpoints, because anybody with a p
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import from_kubelet
 from crishim.checkpoint.restore import RestoreOptions
+from crishim.checkpoint.store import no_such
 from crishim.checkpoint.words import AddressMode, OnFailure, TcpMode
-from crishim.errors import CrishimError, InvalidRequest, Precondition
+from crishim.errors import CrishimError, InvalidRequest, Precondition, final_refusals
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +33,7 @@ COLD_NEEDS_POD = (
     "a cold start after a failed restore is the next container of the pod, which only a pod that "
     "names its checkpoint in an annotation can get"
 )
+_log = logging.getLogger(__name__)
 _Word = TypeVar("_Word", bound=StrEnum)
 
 
@@ -39,45 +42,67 @@ class Wanted:
     """A checkpoint that a new container is to be restored from, and how.
 
     Attributes:
+        reference: as it was written.
         only: name of the one container whose checkpoint it may be; "" for any.
         unsettled: in which container this very restore was begun before, with an unknown end.
     """
 
     archive: Path
     options: RestoreOptions
+    reference: str = ""
     only: str = ""
     unsettled: ContainerId | None = None
 
 
+def may_want(request: api_pb2.CreateContainerRequest, store: Store) -> bool:
+    """Return False for an ordinary container; it costs a look for one file, no more."""
+    annotated = RESTORE in request.sandbox_config.annotations or RESTORE in (
+        request.config.annotations
+    )
+    return annotated or names_checkpoint(request.config.image.image, store)
+
+
+def names_checkpoint(image: str, store: Store) -> bool:
+    """Return whether the name of an image is a path, or the name of a stored checkpoint."""
+    return image.startswith("/") or store.has(image)
+
+
 def wanted(
-    request: api_pb2.CreateContainerRequest, store: Store, restored: Restored
+    request: api_pb2.CreateContainerRequest,
+    store: Store,
+    restored: Restored,
+    *,
+    is_image: bool = False,
 ) -> Wanted | None:
     """Return what a create request asks for; None for an ordinary container. Blocks.
 
+    Args: is_image: the node has an image of the name that is given as one, which is meant then.
     Raises:
         InvalidRequest, NotFound: it names a checkpoint that is none.
         Precondition: it gives the checkpoint of this very container to another one.
     """
     image = request.config.image.image
     annotations = dict(request.sandbox_config.annotations) | dict(request.config.annotations)
-    if image.startswith("/") or store.has(image):
+    if not is_image and names_checkpoint(image, store):
         return Wanted(archive=store.find(image), options=_options(annotations, once=False))
-    container = request.config.metadata.name
+    pod, container = request.sandbox_config.metadata, request.config.metadata.name
     references = _references(annotations.get(RESTORE, ""))
-    if not references or restored.before(
-        pod_uid=request.sandbox_config.metadata.uid, container=container
-    ):
+    if not references or restored.before(pod_uid=pod.uid, container=container):
         return None
     options = _options(annotations, once=True)
     only = container if "" in references and from_kubelet(annotations) else ""
     if not {container, ""} & set(references) and options.on_failure is OnFailure.FAIL:
-        _refuse_misnamed(container, references, store)
+        _refuse_misnamed(container, references, store, namespace=pod.namespace)
     reference = references.get("") or references.get(container)
     if not reference:
         return None
-    unsettled = restored.unsettled(pod_uid=request.sandbox_config.metadata.uid, container=container)
-    archive = store.find_for_pod(reference)
-    return Wanted(archive=archive, options=options, only=only, unsettled=unsettled)
+    return Wanted(
+        archive=store.find_for_pod(reference),
+        options=options,
+        reference=reference,
+        only=only,
+        unsettled=restored.unsettled(pod_uid=pod.uid, container=container),
+    )
 
 
 def read_manifest(archive: Path) -> Manifest:
@@ -89,20 +114,26 @@ def read_manifest(archive: Path) -> Manifest:
 def refuse_foreign(asked: Wanted, manifest: Manifest, namespace: str) -> None:
     """Refuse a pod the checkpoint of another namespace, or of another container than it names.
 
-    One holds another tenant's memory. The other is what becomes of a reference without a name in a
-    pod with init containers, sidecars or debug containers: all of them come with its annotation.
+    One holds another tenant's memory, and that it is there is that tenant's business too. The other
+    is what becomes of a reference without a name in a pod with init containers, sidecars or debug
+    containers: all of them come with its annotation.
+    Raises: NotFound, as for none at all. Precondition: another container's.
     """
     source = manifest.container
     if source.pod_namespace != namespace:
-        raise Precondition(
-            f"the checkpoint is of a pod in namespace {source.pod_namespace}",
-            hint="a pod is restored from checkpoints of its own namespace only",
+        _log.warning(
+            "a pod of namespace %s names checkpoint %s, which is of namespace %s: refused",
+            namespace,
+            asked.reference,
+            source.pod_namespace,
         )
+        raise no_such(asked.reference)
     if asked.only and source.name != asked.only:
-        raise Precondition(
-            f"the pod names a checkpoint of container {source.name}, and this is {asked.only}",
-            hint=f"say for which container of the pod it is: {RESTORE}: NAME=CHECKPOINT",
-        )
+        with final_refusals():
+            raise Precondition(
+                f"the pod names a checkpoint of container {source.name}, and this is {asked.only}",
+                hint=f"say for which container of the pod it is: {RESTORE}: NAME=CHECKPOINT",
+            )
 
 
 def _references(value: str) -> dict[str, str]:
@@ -118,18 +149,20 @@ def _references(value: str) -> dict[str, str]:
     return found
 
 
-def _refuse_misnamed(container: str, references: dict[str, str], store: Store) -> None:
+def _refuse_misnamed(
+    container: str, references: dict[str, str], store: Store, *, namespace: str
+) -> None:
     """Refuse a cold start where the annotation misspells a container that has a checkpoint.
 
     Which containers a pod is going to have no CRI request tells, but a checkpoint tells whose it
-    is. One that cannot be read is the other container's own failure.
+    is. One that cannot be read, or is another tenant's, is the other container's own failure.
     """
     for name, reference in references.items():
         try:
-            source = read_manifest(store.find_for_pod(reference)).container.name
+            source = read_manifest(store.find_for_pod(reference)).container
         except CrishimError:
             continue
-        if source == container:
+        if (source.pod_namespace, source.name) == (namespace, container):
             raise Precondition(
                 f"{RESTORE} gives the checkpoint of container {container} to {name[:80]!r}, and "
                 f"nothing to {container}",

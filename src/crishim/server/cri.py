@@ -32,9 +32,9 @@ from crishim.checkpoint.bodyrequest import body_request
 from crishim.checkpoint.flow import in_thread, to_the_end
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.request import DumpRequest
-from crishim.checkpoint.wanted import read_manifest, refuse_foreign, wanted
+from crishim.checkpoint.wanted import may_want, read_manifest, refuse_foreign, wanted
 from crishim.checkpoint.words import OnFailure
-from crishim.errors import Busy, CrishimError, InvalidRequest, Precondition, final_refusals
+from crishim.errors import Busy, CrishimError, InvalidRequest, Precondition
 from crishim.ids import by_prefix, container_id, sandbox_id
 
 if TYPE_CHECKING:
@@ -113,7 +113,12 @@ class CriMethods:
         """Create a container; from a checkpoint if its image names one."""
         request = api_pb2.CreateContainerRequest.FromString(raw)
         self._refuse_cut_off(request.pod_sandbox_id)
-        asked = await in_thread(lambda: wanted(request, self.store, self.restored))
+        if not may_want(request, self.store):
+            return await self._forward("CreateContainer", raw, context)
+        is_image = await self._is_image(request.config.image.image)
+        asked = await in_thread(
+            lambda: wanted(request, self.store, self.restored, is_image=is_image)
+        )
         if asked is None or await self._ran_after_all(asked, request):
             return await self._forward("CreateContainer", raw, context)
         try:
@@ -124,6 +129,15 @@ class CriMethods:
                 give_up = functools.partial(self.restored.give_up, error)
                 await in_thread(lambda: give_up(pod_uid=uid, container=name))
             raise
+
+    async def _is_image(self, name: str) -> bool:
+        """Return whether a stored checkpoint has the name of an image on the node, which wins."""
+        if name.startswith("/") or not self.store.has(name):
+            return False
+        found = bool(await self.cri.image_id(name))
+        if found:
+            _log.info("%s is an image of this node, and a checkpoint: the image is taken", name)
+        return found
 
     async def _ran_after_all(self, asked: Wanted, request: api_pb2.CreateContainerRequest) -> bool:
         """Return whether a restore that a crash has left unsettled has succeeded."""
@@ -137,8 +151,7 @@ class CriMethods:
     ) -> bytes:
         manifest = await in_thread(read_manifest, asked.archive)
         if asked.options.once:
-            with final_refusals():
-                refuse_foreign(asked, manifest, request.sandbox_config.metadata.namespace)
+            refuse_foreign(asked, manifest, request.sandbox_config.metadata.namespace)
         body = await body_request(request, manifest.container, cri=self.cri, images=self.images)
         answer = await self._forward("CreateContainer", body.SerializeToString(), context)
         created = container_id(api_pb2.CreateContainerResponse.FromString(answer).container_id)

@@ -77,6 +77,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         """Dump a container; stream the phases, then the result."""
         if request.output_path and request.name:
             raise InvalidRequest("give an output path or a name in the store, not both")
+        await self._refuse_image(request.name)
         wanted = DumpRequest(
             container=container_id(request.container_id),
             output=_absolute(request.output_path) if request.output_path else None,
@@ -95,6 +96,13 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
             else:
                 result = messages.checkpoint_result(event, store=self._store)
                 yield crishim_pb2.CheckpointContainerProgress(result=result)
+
+    async def _refuse_image(self, name: str) -> None:
+        """Refuse a checkpoint the name of an image: who creates a container by it means which?"""
+        if ":" in name or (name and await self._dumper.cri.image_id(name)):
+            raise InvalidRequest(
+                f"{name[:80]!r} names an image", hint="a checkpoint needs a name of its own"
+            )
 
     async def RestoreContainer(
         self, request: crishim_pb2.RestoreContainerRequest, context: Context

@@ -30,3 +30,9 @@ async def test_only_core_images_count():
     entries = ["checkpoint/pages-7.img", "checkpoint/core-8.img", "crishim.json"]
     assert pids.of_archive(entries) == {8}
     await pids.make_room(spec(f"/proc/{os.getpid()}/ns/pid"), set())
+
+
+async def test_process_id_1_says_which_line_of_the_configuration_is_missing(monkeypatch):
+    monkeypatch.setattr(pids, "_ids_in", lambda namespace: {1})
+    with pytest.raises(Precondition, match=r"namespace_options\.pid"):
+        await pids.make_room(spec("/proc/self/ns/pid"), {1})

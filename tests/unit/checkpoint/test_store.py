@@ -106,3 +106,11 @@ def test_names_oldest_first_without_what_is_being_written(store, paths):
     (paths.store / ".new.tar.0123abcd.partial").touch()
     (paths.store / ".odd.tar").touch()
     assert store.names() == ["old", "young"]
+
+
+def test_a_kubelets_directory_is_where_its_root_is(tmp_path):
+    paths = Paths(state=tmp_path / "state", run=tmp_path / "run", kubelet=tmp_path / "kubelet")
+    archive = tmp_path / "kubelet" / "checkpoints" / "checkpoint-web.tar"
+    archive.parent.mkdir(parents=True)
+    archive.touch()
+    assert Store(paths).find_for_pod(str(archive)) == archive

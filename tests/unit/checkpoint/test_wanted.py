@@ -5,7 +5,14 @@ import pytest
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint.restored import Restored
 from crishim.checkpoint.store import Store
-from crishim.checkpoint.wanted import Wanted, read_manifest, refuse_foreign, wanted
+from crishim.checkpoint.wanted import (
+    RESTORE,
+    Wanted,
+    may_want,
+    read_manifest,
+    refuse_foreign,
+    wanted,
+)
 from crishim.errors import Corrupt, InvalidRequest, NotFound, Precondition
 from crishim.paths import Paths
 from tests.unit.checkpoint.test_archive import ENTRIES, write
@@ -23,7 +30,12 @@ def paths(tmp_path):
 @pytest.fixture
 def ask(paths):
     def ask(
-        *, image="sha256:abc", container="web", kubelet=False, **annotations: str
+        *,
+        image="sha256:abc",
+        container="web",
+        kubelet=False,
+        namespace="default",
+        **annotations: str,
     ) -> Wanted | None:
         keys = {f"crishim.io/{key.replace('_', '-')}": text for key, text in annotations.items()}
         request = api_pb2.CreateContainerRequest(
@@ -33,7 +45,8 @@ def ask(paths):
                 annotations={"io.kubernetes.container.hash": "1"} if kubelet else {},
             ),
             sandbox_config=api_pb2.PodSandboxConfig(
-                metadata=api_pb2.PodSandboxMetadata(name="pod", uid="uid-1"), annotations=keys
+                metadata=api_pb2.PodSandboxMetadata(name="pod", uid="uid-1", namespace=namespace),
+                annotations=keys,
             ),
         )
         return wanted(request, Store(paths), Restored(paths))
@@ -100,8 +113,30 @@ def test_a_kubelets_pod_with_more_containers_has_to_say_which(ask, counters):
     refuse_foreign(named, counters, "default")
     by_hand = ask(restore="counter-1", container="revived")
     refuse_foreign(by_hand, counters, "default")
-    with pytest.raises(Precondition, match="namespace default"):
-        refuse_foreign(by_hand, counters, "tenant")
+
+
+def test_a_tenant_learns_nothing_of_checkpoints_of_others(ask, counters, caplog):
+    with pytest.raises(NotFound) as missing:
+        ask(restore="counter-2", container="counter", namespace="tenant")
+    asked = ask(restore="counter-1", container="counter", namespace="tenant")
+    with pytest.raises(NotFound) as foreign:
+        refuse_foreign(asked, counters, "tenant")
+    assert str(foreign.value) == str(missing.value).replace("counter-2", "counter-1")
+    assert foreign.value.final == missing.value.final
+    assert "which is of namespace default" in caplog.text
+    text = "web=web-1,conter=counter-1"
+    assert ask(restore=text, container="counter", namespace="tenant") is None
+
+
+def test_an_ordinary_container_costs_no_thread(paths):
+    request = api_pb2.CreateContainerRequest()
+    request.config.image.image = "sha256:abc"
+    assert not may_want(request, Store(paths))
+    request.config.image.image = "web-1"
+    assert may_want(request, Store(paths))
+    request.config.image.image = "sha256:abc"
+    request.sandbox_config.annotations[RESTORE] = "web-1"
+    assert may_want(request, Store(paths))
 
 
 def test_a_part_without_a_name_is_an_error_that_shows_it(ask):

@@ -426,10 +426,24 @@ async def test_a_disk_that_refuses_for_now_is_no_reason_to_start_cold(
     assert node.containerd.cold == [] and len(node.containerd.revived) == 1
 
 
-async def test_a_checkpoint_of_another_namespace_is_final(node) -> None:
+async def test_a_checkpoint_of_another_namespace_is_as_if_there_were_none(node) -> None:
     node.archive(pod_namespace="elsewhere")
     pod = node.containerd.pod()
-    words = {"restore": "saved", "on_restore_failure": "cold"}
-    await failure_of(node.create(pod, **words))
-    await node.start(await node.create(pod, attempt=1, **words))
-    assert len(node.containerd.cold) == 1
+    words = {"on_restore_failure": "cold"}
+    for name in ("saved", "none"):
+        error = await failure_of(node.create(pod, restore=name, **words))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+        assert error.details() == f"there is no checkpoint {name} (see `crishim list`)"
+    assert not node.containerd.bodies
+
+
+async def test_an_image_of_the_node_is_meant_before_a_checkpoint_of_that_name(node, caplog) -> None:
+    node.archive("nginx")
+    caplog.set_level("INFO")
+    pod = node.containerd.pod()
+    node.containerd.images.add("nginx")
+    await node.start(await node.create(pod, image="nginx"))
+    assert "the image is taken" in caplog.text
+    node.containerd.images.discard("nginx")
+    await node.start(await node.create(pod, image="nginx", attempt=1))
+    assert len(node.containerd.cold) == len(node.containerd.revived) == 1

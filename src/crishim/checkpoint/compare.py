@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import platform
 import posixpath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint import describe, volumes
 from crishim.errors import Precondition, Unsupported
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crishim.checkpoint.manifest import Manifest
-    from crishim.containerd.cri import Container
+    from crishim.containerd.cri import Container, Sandbox
 
 _CREATED = 0
 # Made by the runtime for each pod or container, whatever the pod's specification says.
@@ -50,6 +51,19 @@ def check(created: Container, manifest: Manifest, archive: Path) -> None:
     _features(manifest)
     _mounts(created, manifest, archive)
     _image_volumes(created, manifest, archive)
+
+
+def node_namespaces(spec: dict[str, Any], pod: Sandbox) -> frozenset[str]:
+    """Return the namespaces of the node that a container is given, by names of `rights.Rights`."""
+    there = {item.get("type") for item in spec.get("linux", {}).get("namespaces") or []}
+    options = pod.status.linux.namespaces.options
+    given = {
+        "network": pod.host_network,
+        "uts": pod.host_network,  # the name of the node goes with its network
+        "pid": options.pid == api_pb2.NODE,
+        "ipc": options.ipc == api_pb2.NODE,
+    }
+    return frozenset(name for name, ours in given.items() if ours or name not in there)
 
 
 def _features(manifest: Manifest) -> None:

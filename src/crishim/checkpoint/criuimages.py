@@ -1,7 +1,7 @@
 """Read what CRIU's images say of processes, sockets and mounts.
 
 The images may have been written by anybody: sizes are bounded by what the archive holds, counts by
-limits, and texts are made printable. Nothing is decided by what is read here.
+limits, and texts for people are made printable. `rights_read` decides by some of them.
 
 Source: criu/include/magic.h, criu/image.c, criu/image-desc.c and images/*.proto of CRIU 4.2;
 criu/sk-inet.c for addresses.
@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from crishim._proto.criu import images_pb2
 from crishim.checkpoint.archive import IMAGE_DIRECTORY
 from crishim.errors import Corrupt
+from crishim.kernel import mounts as mount_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,11 +33,14 @@ HEAD_BYTES = 8
 SIZE_BYTES = 4
 _COMMON_MAGIC = 0x54564319
 PSTREE_MAGIC = 0x50273030
-_CORE_MAGIC = 0x55053847
+CORE_MAGIC = 0x55053847
 FILES_MAGIC = 0x56303138
 MOUNTS_MAGIC = 0x55563928
 REMAPS_MAGIC = 0x59133954
-_ENTRIES_MAX = 1 << 16
+IDS_MAGIC = 0x54432030
+INVENTORY_MAGIC = 0x58313116
+SECCOMP_MAGIC = 0x64413049
+ENTRIES_MAX = 1 << 16
 _TEXT_MAX = 4096
 _MOUNTS = re.compile(rf"{re.escape(IMAGE_DIRECTORY)}mountpoints-\d+\.img")
 _FAMILIES = {socket.AF_INET: (1, ""), socket.AF_INET6: (4, "6")}
@@ -96,6 +100,7 @@ class Mount:
     destination: str
     type: str
     source: str
+    read_only: bool
 
 
 def processes(archive: ArchiveReader) -> list[Process]:
@@ -104,14 +109,14 @@ def processes(archive: ArchiveReader) -> list[Process]:
     Raises: NotFound: an image is missing. Corrupt: one is damaged.
     """
     found = []
-    for entry in _entries(archive, "pstree.img", PSTREE_MAGIC, images_pb2.Process):
-        cores = _entries(archive, f"core-{entry.pid}.img", _CORE_MAGIC, images_pb2.Core)
+    for entry in entries(archive, "pstree.img", PSTREE_MAGIC, images_pb2.Process):
+        cores = entries(archive, f"core-{entry.pid}.img", CORE_MAGIC, images_pb2.Core)
         core = next(cores, images_pb2.Core())
         found.append(
             Process(
                 pid=entry.pid,
                 ppid=entry.ppid,
-                command=_text(core.tc.comm),
+                command=text(core.tc.comm),
                 uid=core.thread_core.creds.uid,
             )
         )
@@ -120,7 +125,7 @@ def processes(archive: ArchiveReader) -> list[Process]:
 
 def sockets(archive: ArchiveReader) -> list[InetSocket]:
     """Return the internet sockets, in the order of the image; raise like `processes`."""
-    files = _entries(archive, "files.img", FILES_MAGIC, images_pb2.File)
+    files = entries(archive, "files.img", FILES_MAGIC, images_pb2.File)
     return [
         _socket(file.isk) for file in files if file.HasField("isk") and file.isk.family in _FAMILIES
     ]
@@ -132,7 +137,7 @@ def mounts(archive: ArchiveReader) -> list[Mount]:
     found = [
         _mount(entry)
         for name in names
-        for entry in _entries(
+        for entry in entries(
             archive, name.removeprefix(IMAGE_DIRECTORY), MOUNTS_MAGIC, images_pb2.Mount
         )
     ]
@@ -142,11 +147,14 @@ def mounts(archive: ArchiveReader) -> list[Mount]:
 def bodies(data: bytes, name: str, magic: int) -> Iterator[bytes]:
     """Yield the encoded messages of one image file: two magic numbers, then size and message each.
 
+    The inventory, by which CRIU knows what the others are, has one number only.
     Raises: Corrupt: it is cut short, or another kind of image.
     """
-    if data[:HEAD_BYTES] != struct.pack("<II", _COMMON_MAGIC, magic):
+    numbers = (magic,) if magic == INVENTORY_MAGIC else (_COMMON_MAGIC, magic)
+    head = struct.pack(f"<{len(numbers)}I", *numbers)
+    if not data.startswith(head):
         raise Corrupt(f"{name} does not begin as such an image of CRIU does")
-    at = HEAD_BYTES
+    at = len(head)
     while at < len(data):
         size = int.from_bytes(data[at : at + SIZE_BYTES], "little")
         body = data[at + SIZE_BYTES : at + SIZE_BYTES + size]
@@ -158,13 +166,14 @@ def bodies(data: bytes, name: str, magic: int) -> Iterator[bytes]:
 
 def file_system(entry: images_pb2.Mount) -> str:
     """Return the type of a mount's file system; "" for one that CRIU has no name for."""
-    return _FILE_SYSTEMS.get(entry.fstype, "") or _text(entry.fsname)
+    return _FILE_SYSTEMS.get(entry.fstype, "") or text(entry.fsname)
 
 
-def _entries(archive: ArchiveReader, name: str, magic: int, kind: type[_Entry]) -> Iterator[_Entry]:
+def entries(archive: ArchiveReader, name: str, magic: int, kind: type[_Entry]) -> Iterator[_Entry]:
+    """Yield the messages of one image of an archive; raise like `processes`."""
     for number, body in enumerate(bodies(archive.read(IMAGE_DIRECTORY + name), name, magic)):
-        if number == _ENTRIES_MAX:
-            raise Corrupt(f"{name} has more than {_ENTRIES_MAX} entries")
+        if number == ENTRIES_MAX:
+            raise Corrupt(f"{name} has more than {ENTRIES_MAX} entries")
         try:
             yield kind.FromString(body)
         except DecodeError as error:
@@ -193,13 +202,14 @@ def _end(family: int, words: list[int], port: int) -> str:
 
 def _mount(entry: images_pb2.Mount) -> Mount:
     return Mount(
-        destination="/" + _text(entry.mountpoint).lstrip("./"),
+        destination="/" + text(entry.mountpoint).removeprefix(".").lstrip("/"),
         type=file_system(entry),
-        source=_text(entry.source),
+        source=text(entry.source),
+        read_only=bool(entry.flags & mount_table.MS_RDONLY),
     )
 
 
-def _text(data: bytes) -> str:
+def text(data: bytes) -> str:
     """Return a text for people; what would steer a terminal is shown, not done."""
-    text = data[:_TEXT_MAX].decode(errors="replace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    shown = data[:_TEXT_MAX].decode(errors="replace")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)

@@ -1,7 +1,7 @@
 """Restore a container's next checkpoint the moment it is there: most of the way is gone before.
 
     prepare, while the source runs              undo
-      compare   both containers, their node       -
+      compare   both containers, node, rights     -
       address   hold and plan; nothing changes    hold ended
       exchange  the record names our wrapper      the record is created again
       wait      for the pause of the source       -
@@ -34,6 +34,8 @@ from crishim.checkpoint import (
     pending,
     pids,
     putback,
+    rights,
+    rights_read,
 )
 from crishim.checkpoint.flow import in_thread, made_in_thread, to_the_end, unbroken
 from crishim.checkpoint.images import image_path, make_image_path, remove_images, warm
@@ -131,6 +133,7 @@ class _Reception:
         self._operation = operation
         self._handover = handover
         self._directory = self._restorer.paths.restore(request.container)
+        self._given: frozenset[str] = frozenset()
 
     async def run(self, moving: AbstractContextManager[None]) -> tuple[str, ...]:
         """Go through the steps; the module's docstring tells them and their undo."""
@@ -150,7 +153,13 @@ class _Reception:
             source, created = await self._resolve()
             plan = await self._plan(source, created)
             freezer = runcs.cgroup_of(source.runc, source.container.id)
-            await pids.make_room(created.spec, pids.of_processes(cgroup.processes(freezer)))
+            there = cgroup.processes(freezer)
+            await pids.make_room(created.spec, pids.of_processes(there))
+            pod = await self._restorer.cri.sandbox(created.sandbox)
+            self._given = compare.node_namespaces(created.spec, pod)
+            self._refuse_wider(
+                created, await in_thread(rights_read.of_processes, there, source.container.spec)
+            )
         with step("address"):
             arrival = await self._expect(source, created, plan)
             undo.push_async_callback(lambda: to_the_end(arrival.undo()))
@@ -223,6 +232,10 @@ class _Reception:
         pod_uid = (await self._restorer.cri.sandbox(created.sandbox)).status.metadata.uid
         return plan_of(created, None, manifest, self._request.options, pod_uid=pod_uid)
 
+    def _refuse_wider(self, created: Container, found: rights.Rights) -> None:
+        if not self._request.options.allow_privileges:
+            rights.check(found, created.spec, on_node=self._given)
+
     async def _exchange(self, created: Container, plan: pending.RestorePlan) -> None:
         runc = await self._restorer.runc_of(created)
         images = self._directory / "images"
@@ -282,6 +295,10 @@ class _Reception:
                 undo, lambda: ArchiveReader.open(path), ArchiveReader.close, lane=Lane.PAUSE
             )
             await pids.make_room(created.spec, pids.of_archive(archive.members))
+            # Its processes may have changed since they were compared.
+            self._refuse_wider(
+                created, await in_thread(rights_read.of_archive, archive, lane=Lane.PAUSE)
+            )
             if copied is None:
                 await in_thread(remove_images, self._directory / "images", lane=Lane.PAUSE)
                 await self._restorer.images.make(archive, self._directory / "images")

@@ -2,7 +2,7 @@
 
     prepare, before the container is started      undo
       open      index, manifest                   -
-      compare   platform, mounts, runtime         -
+      compare   platform, mounts, runtime, rights -
       images    mount or unpack them              unmounted, removed
       verify    digests                           -
       layer     write it into the new snapshot    the caller removes the container
@@ -29,7 +29,19 @@ from typing import TYPE_CHECKING
 import grpc
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import body, compare, devices, logs, pending, pids, putback, shm, volumes
+from crishim.checkpoint import (
+    body,
+    compare,
+    devices,
+    logs,
+    pending,
+    pids,
+    putback,
+    rights,
+    rights_read,
+    shm,
+    volumes,
+)
 from crishim.checkpoint.flow import in_thread, made_in_thread, to_the_end, unbroken
 from crishim.checkpoint.images import ImageDirectories, remove_images
 from crishim.checkpoint.lanes import Lane
@@ -75,12 +87,14 @@ class RestoreOptions:
         address: by default kept if the dump ended its source.
         tcp: by default established if the address is kept.
         once: the pod named the checkpoint, for the first start of that container only.
+        allow_privileges: processes may have more rights than the container's specification gives.
     """
 
     address: AddressMode | None = None
     tcp: TcpMode | None = None
     on_failure: OnFailure = OnFailure.FAIL
     once: bool = False
+    allow_privileges: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +150,19 @@ class Restorer:
                     raise Precondition(f"a checkpoint waits for container {container[:13]} already")
                 runc = await self.runc_of(created)
                 facts = await runcs.facts(runc.binary)
-                pod_uid = (await self.cri.sandbox(created.sandbox)).status.metadata.uid
+                pod = await self.cri.sandbox(created.sandbox)
                 with final_refusals():
                     compare.check(created, manifest, path)
-                    plan = plan_of(created, path, manifest, options, pod_uid=pod_uid)
+                    plan = plan_of(
+                        created, path, manifest, options, pod_uid=pod.status.metadata.uid
+                    )
+                    if not options.allow_privileges:
+                        found = await in_thread(rights_read.of_archive, archive)
+                        rights.check(
+                            found,
+                            created.spec,
+                            on_node=compare.node_namespaces(created.spec, pod),
+                        )
                 await pids.make_room(created.spec, pids.of_archive(archive.members))
             undo.push_async_exit(self.undo_preparation(container))
             async with self.preparations.ready(archive, _claimant(plan), phases) as prepared:

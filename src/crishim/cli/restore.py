@@ -45,6 +45,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="open TCP connections (default: established, if the address is kept)",
     )
     parser.add_argument(
+        "--allow-privileges",
+        action="store_true",
+        help="also if its processes have more rights than the new container's settings give: "
+        "capabilities, users, no seccomp or AppArmor profile, namespaces of the node",
+    )
+    parser.add_argument(
         "--no-start", action="store_true", help="only prepare; the next start restores"
     )
     parser.add_argument(
@@ -67,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         address=f"ADDRESS_MODE_{(arguments.address or 'unspecified').upper()}",
         tcp=f"TCP_MODE_{(arguments.tcp or 'unspecified').upper()}",
         start=not arguments.no_start,
+        allow_privileges=arguments.allow_privileges,
         timeout_s=arguments.timeout,
     )
     with client.service(arguments.socket) as service:

@@ -113,6 +113,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
             address=_word(_ADDRESS, request.address, "address"),
             tcp=_word(_TCP, request.tcp, "tcp"),
             on_failure=_word(_ON_FAILURE, request.on_failure, "on_failure"),
+            allow_privileges=request.allow_privileges,
         )
         if options.on_failure is OnFailure.COLD:
             raise InvalidRequest(COLD_NEEDS_POD)

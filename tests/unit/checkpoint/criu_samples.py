@@ -6,20 +6,21 @@ from crishim._proto.criu import images_pb2 as images
 
 COMMON = 0x54564319
 PSTREE, CORE, FILES, MOUNTS = 0x50273030, 0x55053847, 0x56303138, 0x55563928
+IDS, INVENTORY, SECCOMP = 0x54432030, 0x58313116, 0x64413049
 
 
 def image(magic: int, *entries) -> bytes:
-    parts = [struct.pack("<II", COMMON, magic)]
+    parts = [struct.pack("<II", COMMON, magic)[4 * (magic == INVENTORY) :]]
     for entry in entries:
         body = entry if isinstance(entry, bytes) else entry.SerializeToString()
         parts += [struct.pack("<I", len(body)), body]
     return b"".join(parts)
 
 
-def core(command: bytes, uid: int = 0) -> bytes:
+def core(command: bytes, uid: int = 0, **creds) -> bytes:
     entry = images.Core()
     entry.tc.comm = command
-    entry.thread_core.creds.uid = uid
+    entry.thread_core.creds.CopyFrom(images.Credentials(uid=uid, **creds))
     return image(CORE, entry)
 
 
@@ -65,3 +66,16 @@ ENTRIES = {
         images.Mount(fstype=17, mountpoint=b"/", source=b"overlay"),
     ),
 }
+
+
+def one_process(pid: int) -> dict[str, bytes]:
+    """Return what a restore reads of the images of a process of root that can do nothing."""
+    own = images.Namespaces(pid_ns_id=2, net_ns_id=2, ipc_ns_id=2, uts_ns_id=2, mnt_ns_id=2)
+    nodes = images.Namespaces(pid_ns_id=1, net_ns_id=1, ipc_ns_id=1, uts_ns_id=1, mnt_ns_id=1)
+    return {
+        "checkpoint/pstree.img": image(PSTREE, images.Process(pid=pid, ppid=0, threads=[pid])),
+        f"checkpoint/core-{pid}.img": core(b"counter"),
+        f"checkpoint/ids-{pid}.img": image(IDS, own),
+        "checkpoint/inventory.img": image(INVENTORY, images.Inventory(root_ids=nodes)),
+        "spec.dump": b"{}",
+    }

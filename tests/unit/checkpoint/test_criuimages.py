@@ -51,9 +51,9 @@ def test_sockets_of_both_families_and_protocols(tmp_path):
 
 def test_mounts_by_place(tmp_path):
     assert read(tmp_path, criuimages.mounts) == [
-        Mount(destination="/", type="overlay", source="overlay"),
-        Mount(destination="/data", type="", source="/dev/vda"),
-        Mount(destination="/proc", type="proc", source="proc"),
+        Mount(destination="/", type="overlay", source="overlay", read_only=False),
+        Mount(destination="/data", type="", source="/dev/vda", read_only=False),
+        Mount(destination="/proc", type="proc", source="proc", read_only=False),
     ]
 
 

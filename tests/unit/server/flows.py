@@ -18,6 +18,7 @@ from crishim.kernel.interface import InterfaceState
 from crishim.paths import Paths
 from crishim.server.cri import CriMethods
 from tests.fakes.containerd import Containerd, Pod
+from tests.unit.checkpoint.criu_samples import one_process
 from tests.unit.checkpoint.samples import manifest
 from tests.unit.server.relaying import Relaying, relaying
 
@@ -44,11 +45,17 @@ class Node:
         return self.relay.cri
 
     def archive(
-        self, name: str = "saved", *, state: InterfaceState | None = None, **container: str
+        self,
+        name: str = "saved",
+        *,
+        state: InterfaceState | None = None,
+        images: dict[str, bytes] | None = None,
+        **container: str,
     ) -> Path:
         """Put a checkpoint into the store.
 
-        Args: state: of its pod's interface, which was stopped; None for one that went on.
+        Args: state: of its pod's interface, which was stopped; None for one that went on. images:
+            in place of some of its images.
         """
         self.paths.store.mkdir(mode=0o700, parents=True, exist_ok=True)
         sample = manifest()
@@ -62,8 +69,8 @@ class Node:
         )
         path = self.paths.store / f"{name}.tar"
         with ArchiveWriter.create(path) as writer:
-            writer.add_bytes("checkpoint/core-7.img", b"core")
-            writer.add_bytes("checkpoint/inventory.img", b"inventory")
+            for entry, data in {**one_process(7), **(images or {})}.items():
+                writer.add_bytes(entry, data)
             writer.commit(said)
         return path
 

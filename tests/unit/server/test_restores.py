@@ -17,6 +17,7 @@ from crishim.ids import ContainerId, SandboxId
 from crishim.kernel import atomic
 from crishim.kernel.interface import InterfaceState
 from tests.fakes.containerd import Refused
+from tests.unit.checkpoint.criu_samples import core
 from tests.unit.checkpoint.samples import held_record
 from tests.unit.server.flows import Node, serving_node
 
@@ -62,6 +63,19 @@ async def test_a_pod_that_names_a_checkpoint_is_restored_once(node) -> None:
     second = await node.create(pod, restore="saved", attempt=1)
     await node.start(second)
     assert node.containerd.cold == [second]
+
+
+@pytest.mark.parametrize("stored", ["by annotation", "by name"])
+async def test_a_checkpoint_of_a_privileged_container_stays_out_of_a_plain_pod(
+    node, stored
+) -> None:
+    node.archive(images={"checkpoint/core-7.img": core(b"admin", cap_bnd=[1 << 21, 0])})
+    named = {"restore": "saved"} if stored == "by annotation" else {"image": "saved"}
+    error = await failure_of(node.create(node.containerd.pod(), **named))
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "process 7 (admin) has the capabilities SYS_ADMIN" in error.details()
+    assert "--allow-privileges" in error.details()
+    assert node.containerd.revived == [] and node.state() == []
 
 
 async def test_a_pod_stopped_in_the_middle_of_a_restore_gets_nothing_of_it(node) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n crishim/_proto/criu/images.proto\x12\x0c\x63rishim.criu\"$\n\x07Process\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x0c\n\x04ppid\x18\x02 \x01(\r\"Q\n\x04\x43ore\x12\x1e\n\x02tc\x18\x03 \x01(\x0b\x32\x12.crishim.criu.Task\x12)\n\x0bthread_core\x18\x05 \x01(\x0b\x32\x14.crishim.criu.Thread\"\x14\n\x04Task\x12\x0c\n\x04\x63omm\x18\x06 \x01(\x0c\"2\n\x06Thread\x12(\n\x05\x63reds\x18\n \x01(\x0b\x32\x19.crishim.criu.Credentials\"\x1a\n\x0b\x43redentials\x12\x0b\n\x03uid\x18\x01 \x01(\r\"\xb8\x01\n\x04\x46ile\x12\x0c\n\x04type\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\r\x12&\n\x03reg\x18\x03 \x01(\x0b\x32\x19.crishim.criu.RegularFile\x12%\n\x03isk\x18\x04 \x01(\x0b\x32\x18.crishim.criu.InetSocket\x12 \n\x03tfd\x18\x0c \x01(\x0b\x32\x13.crishim.criu.Timer\x12%\n\x03usk\x18\x10 \x01(\x0b\x32\x18.crishim.criu.UnixSocket\"Y\n\x0bRegularFile\x12\r\n\x05\x66lags\x18\x02 \x01(\r\x12\x0c\n\x04name\x18\x06 \x01(\x0c\x12\x12\n\x06mnt_id\x18\x07 \x01(\x11:\x02-1\x12\x0c\n\x04size\x18\x08 \x01(\x04\x12\x0b\n\x03\x65xt\x18\t \x01(\x08\".\n\nUnixSocket\x12\x0c\n\x04name\x18\x0b \x01(\x0c\x12\x12\n\x06mnt_id\x18\x11 \x01(\x11:\x02-1\">\n\x05Remap\x12\x0f\n\x07orig_id\x18\x01 \x01(\r\x12\x10\n\x08remap_id\x18\x02 \x01(\r\x12\x12\n\nremap_type\x18\x03 \x01(\r\"A\n\x05Timer\x12\x0c\n\x04vsec\x18\x07 \x01(\x04\x12\r\n\x05vnsec\x18\x08 \x01(\x04\x12\x0c\n\x04isec\x18\t \x01(\x04\x12\r\n\x05insec\x18\n \x01(\x04\"\x82\x01\n\nInetSocket\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\r\x12\r\n\x05proto\x18\x05 \x01(\r\x12\r\n\x05state\x18\x06 \x01(\r\x12\x10\n\x08src_port\x18\x07 \x01(\r\x12\x10\n\x08\x64st_port\x18\x08 \x01(\r\x12\x10\n\x08src_addr\x18\x0b \x03(\r\x12\x10\n\x08\x64st_addr\x18\x0c \x03(\r\"n\n\x05Mount\x12\x0e\n\x06\x66stype\x18\x01 \x01(\r\x12\x0e\n\x06mnt_id\x18\x02 \x01(\r\x12\x12\n\nmountpoint\x18\x07 \x01(\x0c\x12\x0e\n\x06source\x18\x08 \x01(\x0c\x12\x11\n\text_mount\x18\r \x01(\x08\x12\x0e\n\x06\x66sname\x18\x0e \x01(\x0c')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n crishim/_proto/criu/images.proto\x12\x0c\x63rishim.criu\"5\n\x07Process\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x0c\n\x04ppid\x18\x02 \x01(\r\x12\x0f\n\x07threads\x18\x05 \x03(\r\"Q\n\x04\x43ore\x12\x1e\n\x02tc\x18\x03 \x01(\x0b\x32\x12.crishim.criu.Task\x12)\n\x0bthread_core\x18\x05 \x01(\x0b\x32\x14.crishim.criu.Thread\"B\n\x04Task\x12\x12\n\ntask_state\x18\x01 \x01(\r\x12\x0c\n\x04\x63omm\x18\x06 \x01(\x0c\x12\x18\n\x10old_seccomp_mode\x18\x0b \x01(\r\"`\n\x06Thread\x12(\n\x05\x63reds\x18\n \x01(\x0b\x32\x19.crishim.criu.Credentials\x12\x14\n\x0cseccomp_mode\x18\x0b \x01(\r\x12\x16\n\x0eseccomp_filter\x18\x0c \x01(\r\"?\n\x07Seccomp\x12\x34\n\x0fseccomp_filters\x18\x01 \x03(\x0b\x32\x1b.crishim.criu.SeccompFilter\"\x1e\n\rSeccompFilter\x12\r\n\x05\x66lags\x18\x03 \x01(\r\"\x9e\x02\n\x0b\x43redentials\x12\x0b\n\x03uid\x18\x01 \x01(\r\x12\x0b\n\x03gid\x18\x02 \x01(\r\x12\x0c\n\x04\x65uid\x18\x03 \x01(\r\x12\x0c\n\x04\x65gid\x18\x04 \x01(\r\x12\x0c\n\x04suid\x18\x05 \x01(\r\x12\x0c\n\x04sgid\x18\x06 \x01(\r\x12\r\n\x05\x66suid\x18\x07 \x01(\r\x12\r\n\x05\x66sgid\x18\x08 \x01(\r\x12\x0f\n\x07\x63\x61p_inh\x18\t \x03(\r\x12\x0f\n\x07\x63\x61p_prm\x18\n \x03(\r\x12\x0f\n\x07\x63\x61p_eff\x18\x0b \x03(\r\x12\x0f\n\x07\x63\x61p_bnd\x18\x0c \x03(\r\x12\x0f\n\x07secbits\x18\r \x01(\r\x12\x0e\n\x06groups\x18\x0e \x03(\r\x12\x13\n\x0blsm_profile\x18\x0f \x01(\x0c\x12\x14\n\x0cno_new_privs\x18\x12 \x01(\r\x12\x0f\n\x07\x63\x61p_amb\x18\x13 \x03(\r\"k\n\nNamespaces\x12\x11\n\tpid_ns_id\x18\x05 \x01(\r\x12\x11\n\tnet_ns_id\x18\x06 \x01(\r\x12\x11\n\tipc_ns_id\x18\x07 \x01(\r\x12\x11\n\tuts_ns_id\x18\x08 \x01(\r\x12\x11\n\tmnt_ns_id\x18\t \x01(\r\"7\n\tInventory\x12*\n\x08root_ids\x18\x03 \x01(\x0b\x32\x18.crishim.criu.Namespaces\"\xb8\x01\n\x04\x46ile\x12\x0c\n\x04type\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\r\x12&\n\x03reg\x18\x03 \x01(\x0b\x32\x19.crishim.criu.RegularFile\x12%\n\x03isk\x18\x04 \x01(\x0b\x32\x18.crishim.criu.InetSocket\x12 \n\x03tfd\x18\x0c \x01(\x0b\x32\x13.crishim.criu.Timer\x12%\n\x03usk\x18\x10 \x01(\x0b\x32\x18.crishim.criu.UnixSocket\"Y\n\x0bRegularFile\x12\r\n\x05\x66lags\x18\x02 \x01(\r\x12\x0c\n\x04name\x18\x06 \x01(\x0c\x12\x12\n\x06mnt_id\x18\x07 \x01(\x11:\x02-1\x12\x0c\n\x04size\x18\x08 \x01(\x04\x12\x0b\n\x03\x65xt\x18\t \x01(\x08\".\n\nUnixSocket\x12\x0c\n\x04name\x18\x0b \x01(\x0c\x12\x12\n\x06mnt_id\x18\x11 \x01(\x11:\x02-1\">\n\x05Remap\x12\x0f\n\x07orig_id\x18\x01 \x01(\r\x12\x10\n\x08remap_id\x18\x02 \x01(\r\x12\x12\n\nremap_type\x18\x03 \x01(\r\"A\n\x05Timer\x12\x0c\n\x04vsec\x18\x07 \x01(\x04\x12\r\n\x05vnsec\x18\x08 \x01(\x04\x12\x0c\n\x04isec\x18\t \x01(\x04\x12\r\n\x05insec\x18\n \x01(\x04\"\x82\x01\n\nInetSocket\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\r\x12\r\n\x05proto\x18\x05 \x01(\r\x12\r\n\x05state\x18\x06 \x01(\r\x12\x10\n\x08src_port\x18\x07 \x01(\r\x12\x10\n\x08\x64st_port\x18\x08 \x01(\r\x12\x10\n\x08src_addr\x18\x0b \x03(\r\x12\x10\n\x08\x64st_addr\x18\x0c \x03(\r\"}\n\x05Mount\x12\x0e\n\x06\x66stype\x18\x01 \x01(\r\x12\x0e\n\x06mnt_id\x18\x02 \x01(\r\x12\r\n\x05\x66lags\x18\x05 \x01(\r\x12\x12\n\nmountpoint\x18\x07 \x01(\x0c\x12\x0e\n\x06source\x18\x08 \x01(\x0c\x12\x11\n\text_mount\x18\r \x01(\x08\x12\x0e\n\x06\x66sname\x18\x0e \x01(\x0c')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,27 +32,35 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'crishim._proto.criu.images_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROCESS']._serialized_start=50
-  _globals['_PROCESS']._serialized_end=86
-  _globals['_CORE']._serialized_start=88
-  _globals['_CORE']._serialized_end=169
-  _globals['_TASK']._serialized_start=171
-  _globals['_TASK']._serialized_end=191
-  _globals['_THREAD']._serialized_start=193
-  _globals['_THREAD']._serialized_end=243
-  _globals['_CREDENTIALS']._serialized_start=245
-  _globals['_CREDENTIALS']._serialized_end=271
-  _globals['_FILE']._serialized_start=274
-  _globals['_FILE']._serialized_end=458
-  _globals['_REGULARFILE']._serialized_start=460
-  _globals['_REGULARFILE']._serialized_end=549
-  _globals['_UNIXSOCKET']._serialized_start=551
-  _globals['_UNIXSOCKET']._serialized_end=597
-  _globals['_REMAP']._serialized_start=599
-  _globals['_REMAP']._serialized_end=661
-  _globals['_TIMER']._serialized_start=663
-  _globals['_TIMER']._serialized_end=728
-  _globals['_INETSOCKET']._serialized_start=731
-  _globals['_INETSOCKET']._serialized_end=861
-  _globals['_MOUNT']._serialized_start=863
-  _globals['_MOUNT']._serialized_end=973
+  _globals['_PROCESS']._serialized_end=103
+  _globals['_CORE']._serialized_start=105
+  _globals['_CORE']._serialized_end=186
+  _globals['_TASK']._serialized_start=188
+  _globals['_TASK']._serialized_end=254
+  _globals['_THREAD']._serialized_start=256
+  _globals['_THREAD']._serialized_end=352
+  _globals['_SECCOMP']._serialized_start=354
+  _globals['_SECCOMP']._serialized_end=417
+  _globals['_SECCOMPFILTER']._serialized_start=419
+  _globals['_SECCOMPFILTER']._serialized_end=449
+  _globals['_CREDENTIALS']._serialized_start=452
+  _globals['_CREDENTIALS']._serialized_end=738
+  _globals['_NAMESPACES']._serialized_start=740
+  _globals['_NAMESPACES']._serialized_end=847
+  _globals['_INVENTORY']._serialized_start=849
+  _globals['_INVENTORY']._serialized_end=904
+  _globals['_FILE']._serialized_start=907
+  _globals['_FILE']._serialized_end=1091
+  _globals['_REGULARFILE']._serialized_start=1093
+  _globals['_REGULARFILE']._serialized_end=1182
+  _globals['_UNIXSOCKET']._serialized_start=1184
+  _globals['_UNIXSOCKET']._serialized_end=1230
+  _globals['_REMAP']._serialized_start=1232
+  _globals['_REMAP']._serialized_end=1294
+  _globals['_TIMER']._serialized_start=1296
+  _globals['_TIMER']._serialized_end=1361
+  _globals['_INETSOCKET']._serialized_start=1364
+  _globals['_INETSOCKET']._serialized_end=1494
+  _globals['_MOUNT']._serialized_start=1496
+  _globals['_MOUNT']._serialized_end=1621
 # @@protoc_insertion_point(module_scope)

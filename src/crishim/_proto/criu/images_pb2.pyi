@@ -7,12 +7,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Process(_message.Message):
-    __slots__ = ("pid", "ppid")
+    __slots__ = ("pid", "ppid", "threads")
     PID_FIELD_NUMBER: _ClassVar[int]
     PPID_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
     pid: int
     ppid: int
-    def __init__(self, pid: _Optional[int] = ..., ppid: _Optional[int] = ...) -> None: ...
+    threads: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, pid: _Optional[int] = ..., ppid: _Optional[int] = ..., threads: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Core(_message.Message):
     __slots__ = ("tc", "thread_core")
@@ -23,22 +25,94 @@ class Core(_message.Message):
     def __init__(self, tc: _Optional[_Union[Task, _Mapping]] = ..., thread_core: _Optional[_Union[Thread, _Mapping]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("comm",)
+    __slots__ = ("task_state", "comm", "old_seccomp_mode")
+    TASK_STATE_FIELD_NUMBER: _ClassVar[int]
     COMM_FIELD_NUMBER: _ClassVar[int]
+    OLD_SECCOMP_MODE_FIELD_NUMBER: _ClassVar[int]
+    task_state: int
     comm: bytes
-    def __init__(self, comm: _Optional[bytes] = ...) -> None: ...
+    old_seccomp_mode: int
+    def __init__(self, task_state: _Optional[int] = ..., comm: _Optional[bytes] = ..., old_seccomp_mode: _Optional[int] = ...) -> None: ...
 
 class Thread(_message.Message):
-    __slots__ = ("creds",)
+    __slots__ = ("creds", "seccomp_mode", "seccomp_filter")
     CREDS_FIELD_NUMBER: _ClassVar[int]
+    SECCOMP_MODE_FIELD_NUMBER: _ClassVar[int]
+    SECCOMP_FILTER_FIELD_NUMBER: _ClassVar[int]
     creds: Credentials
-    def __init__(self, creds: _Optional[_Union[Credentials, _Mapping]] = ...) -> None: ...
+    seccomp_mode: int
+    seccomp_filter: int
+    def __init__(self, creds: _Optional[_Union[Credentials, _Mapping]] = ..., seccomp_mode: _Optional[int] = ..., seccomp_filter: _Optional[int] = ...) -> None: ...
+
+class Seccomp(_message.Message):
+    __slots__ = ("seccomp_filters",)
+    SECCOMP_FILTERS_FIELD_NUMBER: _ClassVar[int]
+    seccomp_filters: _containers.RepeatedCompositeFieldContainer[SeccompFilter]
+    def __init__(self, seccomp_filters: _Optional[_Iterable[_Union[SeccompFilter, _Mapping]]] = ...) -> None: ...
+
+class SeccompFilter(_message.Message):
+    __slots__ = ("flags",)
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    flags: int
+    def __init__(self, flags: _Optional[int] = ...) -> None: ...
 
 class Credentials(_message.Message):
-    __slots__ = ("uid",)
+    __slots__ = ("uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "cap_inh", "cap_prm", "cap_eff", "cap_bnd", "secbits", "groups", "lsm_profile", "no_new_privs", "cap_amb")
     UID_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    EUID_FIELD_NUMBER: _ClassVar[int]
+    EGID_FIELD_NUMBER: _ClassVar[int]
+    SUID_FIELD_NUMBER: _ClassVar[int]
+    SGID_FIELD_NUMBER: _ClassVar[int]
+    FSUID_FIELD_NUMBER: _ClassVar[int]
+    FSGID_FIELD_NUMBER: _ClassVar[int]
+    CAP_INH_FIELD_NUMBER: _ClassVar[int]
+    CAP_PRM_FIELD_NUMBER: _ClassVar[int]
+    CAP_EFF_FIELD_NUMBER: _ClassVar[int]
+    CAP_BND_FIELD_NUMBER: _ClassVar[int]
+    SECBITS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    LSM_PROFILE_FIELD_NUMBER: _ClassVar[int]
+    NO_NEW_PRIVS_FIELD_NUMBER: _ClassVar[int]
+    CAP_AMB_FIELD_NUMBER: _ClassVar[int]
     uid: int
-    def __init__(self, uid: _Optional[int] = ...) -> None: ...
+    gid: int
+    euid: int
+    egid: int
+    suid: int
+    sgid: int
+    fsuid: int
+    fsgid: int
+    cap_inh: _containers.RepeatedScalarFieldContainer[int]
+    cap_prm: _containers.RepeatedScalarFieldContainer[int]
+    cap_eff: _containers.RepeatedScalarFieldContainer[int]
+    cap_bnd: _containers.RepeatedScalarFieldContainer[int]
+    secbits: int
+    groups: _containers.RepeatedScalarFieldContainer[int]
+    lsm_profile: bytes
+    no_new_privs: int
+    cap_amb: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, uid: _Optional[int] = ..., gid: _Optional[int] = ..., euid: _Optional[int] = ..., egid: _Optional[int] = ..., suid: _Optional[int] = ..., sgid: _Optional[int] = ..., fsuid: _Optional[int] = ..., fsgid: _Optional[int] = ..., cap_inh: _Optional[_Iterable[int]] = ..., cap_prm: _Optional[_Iterable[int]] = ..., cap_eff: _Optional[_Iterable[int]] = ..., cap_bnd: _Optional[_Iterable[int]] = ..., secbits: _Optional[int] = ..., groups: _Optional[_Iterable[int]] = ..., lsm_profile: _Optional[bytes] = ..., no_new_privs: _Optional[int] = ..., cap_amb: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Namespaces(_message.Message):
+    __slots__ = ("pid_ns_id", "net_ns_id", "ipc_ns_id", "uts_ns_id", "mnt_ns_id")
+    PID_NS_ID_FIELD_NUMBER: _ClassVar[int]
+    NET_NS_ID_FIELD_NUMBER: _ClassVar[int]
+    IPC_NS_ID_FIELD_NUMBER: _ClassVar[int]
+    UTS_NS_ID_FIELD_NUMBER: _ClassVar[int]
+    MNT_NS_ID_FIELD_NUMBER: _ClassVar[int]
+    pid_ns_id: int
+    net_ns_id: int
+    ipc_ns_id: int
+    uts_ns_id: int
+    mnt_ns_id: int
+    def __init__(self, pid_ns_id: _Optional[int] = ..., net_ns_id: _Optional[int] = ..., ipc_ns_id: _Optional[int] = ..., uts_ns_id: _Optional[int] = ..., mnt_ns_id: _Optional[int] = ...) -> None: ...
+
+class Inventory(_message.Message):
+    __slots__ = ("root_ids",)
+    ROOT_IDS_FIELD_NUMBER: _ClassVar[int]
+    root_ids: Namespaces
+    def __init__(self, root_ids: _Optional[_Union[Namespaces, _Mapping]] = ...) -> None: ...
 
 class File(_message.Message):
     __slots__ = ("type", "id", "reg", "isk", "tfd", "usk")
@@ -119,17 +193,19 @@ class InetSocket(_message.Message):
     def __init__(self, family: _Optional[int] = ..., proto: _Optional[int] = ..., state: _Optional[int] = ..., src_port: _Optional[int] = ..., dst_port: _Optional[int] = ..., src_addr: _Optional[_Iterable[int]] = ..., dst_addr: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Mount(_message.Message):
-    __slots__ = ("fstype", "mnt_id", "mountpoint", "source", "ext_mount", "fsname")
+    __slots__ = ("fstype", "mnt_id", "flags", "mountpoint", "source", "ext_mount", "fsname")
     FSTYPE_FIELD_NUMBER: _ClassVar[int]
     MNT_ID_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
     MOUNTPOINT_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     EXT_MOUNT_FIELD_NUMBER: _ClassVar[int]
     FSNAME_FIELD_NUMBER: _ClassVar[int]
     fstype: int
     mnt_id: int
+    flags: int
     mountpoint: bytes
     source: bytes
     ext_mount: bool
     fsname: bytes
-    def __init__(self, fstype: _Optional[int] = ..., mnt_id: _Optional[int] = ..., mountpoint: _Optional[bytes] = ..., source: _Optional[bytes] = ..., ext_mount: bool = ..., fsname: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, fstype: _Optional[int] = ..., mnt_id: _Optional[int] = ..., flags: _Optional[int] = ..., mountpoint: _Optional[bytes] = ..., source: _Optional[bytes] = ..., ext_mount: bool = ..., fsname: _Optional[bytes] = ...) -> None: ...

@@ -64,7 +64,7 @@ class CheckpointContainerProgress(_message.Message):
     def __init__(self, phase: _Optional[_Union[Phase, _Mapping]] = ..., result: _Optional[_Union[CheckpointResult, _Mapping]] = ...) -> None: ...
 
 class RestoreContainerRequest(_message.Message):
-    __slots__ = ("container_id", "checkpoint", "address", "tcp", "on_failure", "start", "timeout_s", "source_container_id")
+    __slots__ = ("container_id", "checkpoint", "address", "tcp", "on_failure", "start", "timeout_s", "source_container_id", "allow_privileges")
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,7 @@ class RestoreContainerRequest(_message.Message):
     START_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     SOURCE_CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_PRIVILEGES_FIELD_NUMBER: _ClassVar[int]
     container_id: str
     checkpoint: str
     address: AddressMode
@@ -81,7 +82,8 @@ class RestoreContainerRequest(_message.Message):
     start: bool
     timeout_s: int
     source_container_id: str
-    def __init__(self, container_id: _Optional[str] = ..., checkpoint: _Optional[str] = ..., address: _Optional[_Union[AddressMode, str]] = ..., tcp: _Optional[_Union[TcpMode, str]] = ..., on_failure: _Optional[_Union[FailureMode, str]] = ..., start: bool = ..., timeout_s: _Optional[int] = ..., source_container_id: _Optional[str] = ...) -> None: ...
+    allow_privileges: bool
+    def __init__(self, container_id: _Optional[str] = ..., checkpoint: _Optional[str] = ..., address: _Optional[_Union[AddressMode, str]] = ..., tcp: _Optional[_Union[TcpMode, str]] = ..., on_failure: _Optional[_Union[FailureMode, str]] = ..., start: bool = ..., timeout_s: _Optional[int] = ..., source_container_id: _Optional[str] = ..., allow_privileges: bool = ...) -> None: ...
 
 class RestoreContainerProgress(_message.Message):
     __slots__ = ("phase", "result")

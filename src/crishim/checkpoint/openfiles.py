@@ -45,7 +45,7 @@ class _View:
     """Where the files of one container lie."""
 
     by_id: Mapping[int, Place]
-    by_process: Mapping[int, list[Place]]
+    by_process: Mapping[int, list[Place]]  # none where nobody sees the whole table
     inside: Inside
 
 
@@ -99,11 +99,13 @@ def _view(source: Source, pids: Collection[int], fresh: frozenset[str]) -> _View
     }
     tables: dict[str, list[Place]] = {}
     by_id: dict[int, Place] = {}
-    by_process: dict[int, list[Place]] = {}
+    namespaces: dict[int, str] = {}
     for pid in pids:
         with procs.looking_into(pid):
             namespace = os.readlink(f"/proc/{pid}/ns/mnt")
-            if namespace not in tables:
+            namespaces[pid] = namespace
+            # A process that has changed its root sees a part of the table, by other paths.
+            if namespace not in tables and os.readlink(f"/proc/{pid}/root") == "/":
                 table = mounts.read_mounts(pid)
                 tables[namespace] = [
                     Place(
@@ -116,14 +118,14 @@ def _view(source: Source, pids: Collection[int], fresh: frozenset[str]) -> _View
                 ]
                 ids = (mount.mount_id for mount in table)
                 by_id |= dict(zip(ids, tables[namespace], strict=True))
-            by_process[pid] = tables[namespace]
-    if not by_process:
+    if not namespaces:
         raise NotFound(f"the container's process {source.container.pid} is gone")
+    by_process = {pid: tables.get(namespace, []) for pid, namespace in namespaces.items()}
     return _View(by_id, by_process, _inside(source, pids))
 
 
 def _inside(source: Source, pids: Collection[int]) -> Inside:
-    ours = frozenset(openlinks.ids_inside(pids).values())
+    ours = openlinks.ids_inside(pids)
     visible: set[int] = set()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         names = os.listdir(f"/proc/{source.container.pid}/root/proc")
@@ -167,7 +169,7 @@ def _named(pid: int, link: OpenLink, view: _View) -> None:
     """Judge what has a path; memory that only looks as if it had one is on no mount."""
     if link.mount_id in view.by_id:
         place: Place | None = view.by_id[link.mount_id]
-    elif link.mount_id < 0:
+    elif link.mount_id < 0 or not view.by_process.get(pid):
         place = openables.place_of(link.target, view.by_process.get(pid, []))
     elif link.target.endswith(DELETED):
         return

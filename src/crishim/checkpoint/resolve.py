@@ -128,12 +128,15 @@ def writable_layer(pid: int) -> mounts.Overlay:
     They come from the options of that mount line, never from guessed paths.
 
     Raises: Unsupported: the root is no overlay, or an overlay without an upper directory.
-        NotFound: the process is gone.
+        Precondition: it has changed its root directory. NotFound: the process is gone.
     """
     try:
         root = mounts.mount_at(mounts.read_mounts(pid), "/")
     except OSError as error:
         raise NotFound(f"the container's process {pid} is gone") from error
     if root is None:
-        raise NotFound(f"process {pid} has no root mount")
+        raise Precondition(
+            f"the container's first process ({pid}) has changed its root directory (chroot)",
+            hint="let a child of it do that",
+        )
     return mounts.overlay_of(root)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MAPPING = re.compile(rb"^(\S+) \S+ \S+ \S+ [1-9]\d* +(/.*)$", re.MULTILINE)
 _LINE_FEED = re.compile(r"\\012")
-_INNERMOST = re.compile(rb"^NSpid:.*?(\d+)$", re.MULTILINE)
+_IDS = re.compile(rb"^NSpid:([\d\t ]+)$", re.MULTILINE)
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _UNNAMED = ("socket:[", "pipe:[")
 
@@ -84,15 +84,15 @@ def bound_sockets(pid: int, pids: Collection[int]) -> list[tuple[int, str]]:
     return found
 
 
-def ids_inside(pids: Collection[int]) -> dict[int, int]:
-    """Return the ids that processes have in their own, innermost pid namespace."""
-    found = {}
+def ids_inside(pids: Collection[int]) -> frozenset[int]:
+    """Return the ids that processes have in pid namespaces below ours, or in ours if in none."""
+    found: set[int] = set()
     for pid in pids:
         with looking_into(pid):
-            status = Path(f"/proc/{pid}/status").read_bytes()
-            if match := _INNERMOST.search(status):
-                found[pid] = int(match[1])
-    return found
+            if match := _IDS.search(Path(f"/proc/{pid}/status").read_bytes()):
+                ids = [int(word) for word in match[1].split()]
+                found.update(ids[1:] or ids)
+    return frozenset(found)
 
 
 def _descriptors(pid: int) -> Iterator[OpenLink]:

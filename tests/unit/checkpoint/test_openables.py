@@ -281,3 +281,14 @@ def test_images_that_can_be_restored(tmp_path):
 
 def test_without_a_stop_volumes_can_still_be_copied(tmp_path):
     namedfiles.check(files(tmp_path, reg("/scratch/log", 12)), scratch(), stop=False)
+
+
+def test_a_process_that_has_changed_its_root_is_judged_by_the_whole_table(tmp_path):
+    """And so are those that come after it."""
+    code = f"os.chroot('{tmp_path}'); os.chdir('/'); kept = os.open('/', 0)"
+    try:
+        assert refused(code) == ""
+    except AssertionError:
+        if os.geteuid():
+            pytest.skip("needs CAP_SYS_CHROOT")
+        raise

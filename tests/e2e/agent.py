@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -32,6 +33,7 @@ OPTIONS = (
 )
 CALL_S = 60.0
 BACK_S = 30.0
+POINTS = Path("/run/failpoints")
 
 
 def victims(what: str) -> list[int]:
@@ -49,30 +51,40 @@ def victims(what: str) -> list[int]:
 
 
 class Fault:
-    """Something that happens once in a call: when a step is seen, or after a time.
+    """Something that happens once in a call: at a step or point, or after a time.
 
     Args:
         what: words joined by "+", of guardian, daemon, containerd, cancel, container, pod; "none".
-        phase: the step with which it begins; "" for the begin of the call.
-        delay_s: how long after that.
+        phase: the step with which it begins, as the call tells of it; "" for the begin of the call.
+        point: in place of it, where somebody stops (`failpoint/`) and is let go afterwards.
+        delay_s: how long after the step has been seen.
         target: ids of the container and pod that are deleted.
     """
 
-    def __init__(self, *, what: str, phase: str = "", delay_s: float = 0, target: dict) -> None:
+    def __init__(
+        self, *, what: str, target: dict, phase: str = "", point: str = "", delay_s: float = 0
+    ) -> None:
         self._words = [] if what == "none" else what.split("+")
-        self._phase, self._delay_s, self._target = phase, delay_s, target
-        # Looked for beforehand: what is to end is not to gain time while it is looked for.
-        self._pids = {word: victims(word) for word in self._words}
+        self._phase, self._point, self._delay_s = phase, point, delay_s
+        self._target = target
+        # Looked for beforehand, if it is there: it is not to gain time while it is looked for.
+        services = [word for word in self._words if word in ("daemon", "containerd")]
+        self._pids = {word: victims(word) for word in services}
         self._threads: list[threading.Thread] = []
+        self._over = threading.Event()
+        self._last = ""
+        self._struck_in: str | None = None
         self.cancel: Callable[[], object] = lambda: None
         self.done: list[str] = []
-        self.last = ""
+        if point:
+            os.mkfifo(POINTS / point)
+            self._start(self._wait_at_point)
 
     def seen(self, phase: str) -> None:
         """A step has begun; "" is the call itself."""
-        self.last = phase
-        if self._words and phase == self._phase:
-            self._phase = "\0"
+        self._last = phase
+        if self._words and phase == self._phase and not self._point and self._struck_in is None:
+            self._struck_in = phase
             if self._delay_s:
                 self._start(self._later)
             else:
@@ -85,10 +97,24 @@ class Fault:
 
     def _later(self) -> None:
         time.sleep(self._delay_s)
+        self._struck_in = self._last
         self._strike()
 
+    def _wait_at_point(self) -> None:
+        """Strike once somebody has stopped at the point; let him go in any case."""
+        reached = POINTS / f"{self._point}.reached"
+        while not self._over.wait(0.002):
+            if reached.exists():
+                self._struck_in = self._point
+                self._strike()
+                break
+        fifo = os.open(POINTS / self._point, os.O_RDWR | os.O_NONBLOCK)
+        (POINTS / self._point).unlink()
+        reached.unlink(missing_ok=True)
+        os.write(fifo, b"go\n")
+        os.close(fifo)
+
     def _strike(self) -> None:
-        self.struck_in = self.last
         for word in self._words:
             if word == "cancel":
                 self.cancel()
@@ -99,9 +125,12 @@ class Fault:
                 self._kill(word)
 
     def _kill(self, word: str) -> None:
-        for pid in self._pids[word] or victims(word):
+        for pid in self._pids.get(word) or victims(word):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                handle = os.pidfd_open(pid)
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                select.select([handle], [], [], CALL_S)  # it has ended
+                os.close(handle)
                 self.done.append(f"killed {word}")
 
     def _delete(self, word: str) -> None:
@@ -120,13 +149,14 @@ class Fault:
             self.done.append(f"not deleted {word}: {error.code().name} {error.details()}")
 
     def wait(self) -> None:
-        """Return once all that was begun has come to its end."""
+        """Return once all that was begun has come to its end; the call is over."""
+        self._over.set()
         while self._threads:
             self._threads.pop().join()
 
     def told(self) -> dict:
-        """Say what was done, and in which step."""
-        return {"done": self.done, "in": getattr(self, "struck_in", None)}
+        """Say what was done, and in which step or at which point."""
+        return {"done": self.done, "in": self._struck_in}
 
 
 CHANNEL = grpc.insecure_channel(SOCKET, options=OPTIONS)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import uuid
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -162,19 +161,7 @@ class Cluster:
 
     def lab(self, *words: str, stdin: str = "", timeout_s: float = 120) -> str:
         """Run one command of scripts/lab for the cluster's lab; raise CommandFailed."""
-        argv = [str(nodes.LAB), *words]
-        done = subprocess.run(
-            argv,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            env=ENVIRONMENT,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise nodes.CommandFailed(argv, done)
-        return done.stdout
+        return nodes.lab(*words, stdin=stdin, timeout_s=timeout_s, name=NAME)
 
     def kubectl(self, *words: str, stdin: str = "") -> str:
         """Run kubectl as the cluster's administrator."""

@@ -8,6 +8,7 @@ the logs of the node are put into one folder per test under test-logs/.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,7 @@ def lab_options() -> list[str]:
 def lab_up(tmp_path_factory):
     """A running lab with the workload's image on its nodes."""
     nodes.lab("up", *lab_options(), timeout_s=1200)
+    check_version(nodes.Node("node1"))
     add_workload(nodes.lab, tmp_path_factory.mktemp("image"))
     first = nodes.Node("node1")
     first.pod().run()  # what a node makes once and for all (parent cgroups) is no leak of a test
@@ -42,6 +44,14 @@ def lab_up(tmp_path_factory):
     yield
     if not os.environ.get("CRISHIM_TEST_KEEP_LAB"):
         nodes.lab("down")
+
+
+def check_version(node: nodes.Node) -> None:
+    """Fail where Debian's containerd is no longer the one that was asked for."""
+    options = lab_options()
+    if "--containerd" in options:
+        wanted = options[options.index("--containerd") + 1]
+        assert re.search(rf" v?{re.escape(wanted)}\.", node.exec("containerd", "--version"))
 
 
 def add_workload(lab: Callable[..., str], directory: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 STATE = Path("/var/lib/crishim")
 LOGS = STATE / "logs"
 MARKS = STATE / "restored"
-_AGENT = "lab-agent"  # the virtual machine's channel: its children are a test's commands
+_AGENT = "/lib/lab/agent.py"  # the virtual machine's channel starts a test's commands
 _ID = re.compile(r"[0-9a-f]{12,64}|\d+")
 
 
@@ -41,7 +41,7 @@ class Process:
     @property
     def is_daemon(self) -> bool:
         """Whether this is crishim's daemon."""
-        return "crishim" in self.line and self.line.endswith(" serve")
+        return self.pid != 1 and "crishim" in self.line and self.line.endswith(" serve")
 
     def namespace(self, kind: str) -> int:
         """Return the number of one of its namespaces."""
@@ -63,7 +63,7 @@ def processes() -> dict[int, Process]:
 def _is_the_nodes(process: Process, known: dict[int, Process]) -> bool:
     """Return whether process 1 started it, or whoever it descends from."""
     while process.pid != 1:
-        if process.name.startswith(_AGENT) or process.parent not in known:
+        if _AGENT in process.line or process.parent not in known:
             return False
         process = known[process.parent]
     return True

@@ -57,7 +57,7 @@ def _descriptors(was: dict[str, list[str]], now: dict[str, list[str]]) -> list[s
 
 
 def wait_clean(node, before: dict, *, within_s: float = 10) -> dict:
-    """Wait until nothing is left over; return what still is when the time is up."""
+    """Wait until nothing is left over of the kinds counted before; return what still is."""
     end = time.monotonic() + within_s
     while True:
         left = compare(before, snapshot(node))

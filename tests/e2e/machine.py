@@ -30,8 +30,13 @@ ip -n outside route add default via 192.168.60.1
 """
 
 
+def slice_of(uid: str) -> str:
+    """Return the slice that a kubelet with systemd's cgroup driver gives to a pod."""
+    return f"kubepods-besteffort-pod{uid.replace('-', '_')}.slice"
+
+
 class Machine(nodes.Node):
-    """The virtual machine; its pods live below a slice, as systemd's cgroup driver wants it."""
+    """The virtual machine; each pod has a slice of its own, as a kubelet has it."""
 
     def __init__(self) -> None:
         super().__init__("vm")
@@ -52,8 +57,14 @@ class Machine(nodes.Node):
         return path
 
     def pod(self, *, annotations: dict | None = None, **config: object) -> nodes.Pod:
-        linux = {"cgroup_parent": "lab.slice", **config.pop("linux", {})}
-        return super().pod(annotations=annotations, linux=linux, **config)
+        uid = str(uuid.uuid4())
+        linux = {"cgroup_parent": slice_of(uid), **config.pop("linux", {})}
+        metadata = {"name": f"pod-{uid[:6]}", "namespace": "default", "uid": uid}
+        return super().pod(annotations=annotations, linux=linux, metadata=metadata, **config)
+
+    def clean(self) -> None:
+        super().clean()
+        self.exec("systemctl", "stop", "kubepods.slice")  # a kubelet removes slices of its own
 
     def show(self, unit: str, *properties: str) -> list[str]:
         """Return properties of a unit, as systemctl prints them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import threading
 import time
@@ -14,6 +15,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.e2e import channel
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "scripts" / "lab"
@@ -30,13 +33,40 @@ class CommandFailed(AssertionError):
         self.stderr = done.stderr
 
 
-def lab(*words: str, timeout_s: float = 300) -> str:
-    """Run one command of scripts/lab and return its output; raise CommandFailed."""
+_CHANNELS: dict[tuple[str, ...], channel.Channel] = {}
+
+
+def lab(*words: str, stdin: str = "", timeout_s: float = 300, name: str = "") -> str:
+    """Run one command of scripts/lab and return its output; raise CommandFailed.
+
+    Args: name: of another lab than this run's.
+    """
     argv = [str(LAB), *words]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False)
+    env = {**os.environ, "CRISHIM_LAB_NAME": name} if name else None
+    if words[0] in ("exec", "net") and not stdin:
+        at = words.index("--") + 1
+        done = _channel(words[:at], name, env).run(list(words[at:]), timeout_s=timeout_s)
+    else:
+        done = subprocess.run(
+            argv,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env=env,
+            check=False,
+        )
     if done.returncode != 0:
         raise CommandFailed(argv, done)
     return done.stdout
+
+
+def _channel(entrance: tuple[str, ...], name: str, env: dict[str, str] | None) -> channel.Channel:
+    """Return the channel into a node, or the lab's network; made at its first use."""
+    key = (name, *entrance)
+    if key not in _CHANNELS:
+        _CHANNELS[key] = channel.Channel((str(LAB), *entrance), env)
+    return _CHANNELS[key]
 
 
 @dataclass
@@ -105,9 +135,13 @@ class Node:
     def write_json(self, value: object) -> str:
         """Put a JSON file on the node and return its path."""
         path = f"/tmp/{uuid.uuid4().hex[:8]}.json"
-        argv = [str(LAB), "exec", self.name, "--", "sh", "-c", f"cat > {path}"]
-        subprocess.run(argv, input=json.dumps(value), text=True, check=True, timeout=30)
+        self.write(path, json.dumps(value))
         return path
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file of the node."""
+        argv = [str(LAB), "exec", self.name, "--", "sh", "-c", 'cat > "$0"', path]
+        subprocess.run(argv, input=text, text=True, check=True, timeout=30)
 
     def pod(self, *, annotations: dict | None = None, **config: object) -> Pod:
         """Make a pod sandbox."""

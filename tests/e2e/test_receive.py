@@ -12,7 +12,6 @@ import pytest
 
 from tests.e2e import nodes
 from tests.e2e.moves import ARCHIVE, assert_unharmed, checkpoint, eventually, move
-from tests.e2e.test_crash import KILL_IN_PHASE
 from tests.e2e.test_refusals import small_disk
 
 OWN_PIDS = {"security_context": {"namespace_options": {"pid": 1}}}
@@ -117,26 +116,6 @@ def test_crishim_killed_while_it_waits(scene):
     assert scene.receiving.outcome().startswith("failed UNAVAILABLE")
     eventually(lambda: answers(scene.node))
     scene.source_goes_on()
-
-
-@pytest.mark.parametrize("phase", ["memory", "pack", "end"])
-def test_crishim_killed_in_the_dump(scene, phase):
-    """The source goes on, or its state does: in the target, or wherever it is restored next."""
-    dump = ("crishim", "checkpoint", scene.source, "--stop", "--output", ARCHIVE)
-    scene.node.exec("python3", "-c", KILL_IN_PHASE, "crishim", phase, "0", *dump)
-    scene.receiving.outcome()
-    eventually(lambda: answers(scene.node))
-    if not scene.node.sh(f"ls {ARCHIVE} 2>/dev/null || true"):
-        scene.source_goes_on()
-        return
-    eventually(lambda: scene.state(scene.source) == "CONTAINER_EXITED", outcome=True)
-    if scene.state(scene.target) != "CONTAINER_RUNNING":
-        scene.target_never_starts()
-        scene.pod.remove()
-        scene.node.crictl("start", scene.node.pod().create(ARCHIVE))
-    scene.client.wait_answers(50)
-    assert_unharmed(scene.client.close())
-    scene.node.exec("rm", ARCHIVE)
 
 
 def test_cancelled_while_it_waits(scene):

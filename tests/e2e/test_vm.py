@@ -1,7 +1,8 @@
 """A machine as users have it: systemd, cgroup v2, its cgroup driver, AppArmor, seccomp, a uid.
 
 crishim runs there as its service. Nothing of this can be shown on the lab's nodes: they share the
-machine's kernel, hierarchies and privileges, and have no systemd.
+machine's kernel, hierarchies and privileges, and have no systemd. The marks tell what is part of
+every run (`vm_quick`) and what takes long (`vm`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import pytest
 from lab import cgroups
 from lab.settings import Options, Settings
 from lab.up import prepare
-from tests.e2e import nodes
+from tests.e2e import leaks, nodes
 from tests.e2e.conftest import LOGS
-from tests.e2e.machine import TIMEOUT_S, USER_IMAGE, Client, Machine
+from tests.e2e.machine import TIMEOUT_S, USER_IMAGE, Client, Machine, slice_of
 from tests.e2e.waiting import eventually
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
+quick, slow = pytest.mark.vm_quick, pytest.mark.vm
+SYSTEMDS_AFFAIR = ("processes", "cgroups")
 ARCHIVE = "/var/lib/crishim/test.tar"
 # As a careful pod would be run: a uid, the runtime's seccomp profile, nothing to gain.
 CONFINED = {
@@ -68,7 +71,9 @@ def machine_up(tmp_path_factory):
 
 @pytest.fixture
 def machine(machine_up, request):
-    """The machine, without a test's pods and archive after the test."""
+    """The machine, without a test's pods and archive after the test, and otherwise as it was."""
+    counted = leaks.snapshot(machine_up)
+    before = {kind: counted[kind] for kind in counted if kind not in SYSTEMDS_AFFAIR}
     yield machine_up
     if getattr(request.node, "failed", False):
         folder = LOGS / re.sub(r"[^\w.-]+", "_", request.node.name)
@@ -78,8 +83,8 @@ def machine(machine_up, request):
     machine_up.wait_for("crishim")
     machine_up.clean()
     machine_up.exec("rm", "-f", ARCHIVE)
-    left = machine_up.sh("find /var/lib/crishim /run/crishim/holds -type f 2>/dev/null || :")
-    assert getattr(request.node, "failed", False) or left == ""
+    left = leaks.wait_clean(machine_up, before, within_s=TIMEOUT_S)
+    assert getattr(request.node, "failed", False) or not left, f"left behind: {left}"
 
 
 def confinement(machine: Machine, container: str) -> list[str]:
@@ -90,6 +95,7 @@ def confinement(machine: Machine, container: str) -> list[str]:
     return [folder, *rest]
 
 
+@quick
 def test_the_service_says_when_it_is_ready(machine):
     """systemd knows that crishim serves, and what it is doing."""
     kind, state, watchdog, text = machine.show(
@@ -100,6 +106,7 @@ def test_the_service_says_when_it_is_ready(machine):
     assert "RuntimeName:  containerd" in machine.crictl("version")
 
 
+@slow
 def test_a_daemon_that_hangs_is_started_again(machine):
     """The watchdog is fed while the daemon turns, and ends it when it does not."""
     before = machine.show("crishim", "WatchdogTimestampMonotonic", "NRestarts", "MainPID")
@@ -117,6 +124,7 @@ def test_a_daemon_that_hangs_is_started_again(machine):
     assert "RuntimeName:  containerd" in machine.crictl("version")
 
 
+@slow
 @pytest.mark.parametrize("words", ["restart", "stop", "kill --kill-whom=main --signal=KILL"])
 def test_the_service_ends_in_the_middle_of_a_dump(machine, words):
     """SIGTERM or a crash during a dump: all of it or nothing is there, the container goes on."""
@@ -141,20 +149,28 @@ def test_the_service_ends_in_the_middle_of_a_dump(machine, words):
     assert '"state": "CONTAINER_RUNNING"' in machine.crictl("inspect", container)
 
 
+@quick
 def test_a_confined_container_goes_on_in_another_pod(machine):
-    """uid 1000, seccomp, AppArmor, systemd's cgroups: same after the restore, connection kept."""
+    """uid 1000, seccomp, AppArmor, a pod's slice: same after the restore, connection kept.
+
+    It is dumped twice, and the daemon is started again while its connections wait.
+    """
     pod = machine.pod()
     container = pod.run("-memory-mb", "20", image=USER_IMAGE, linux=CONFINED)
     address = pod.address
     machine.wait_listening(address)
-    confined = confinement(machine, container)
-    assert confined == ["/lab.slice", "cri-containerd.apparmor.d (enforce)", "1000", "1", "2"]
+    cgroup, *confined = confinement(machine, container)
+    assert cgroup.startswith("/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod")
+    assert confined == ["cri-containerd.apparmor.d (enforce)", "1000", "1", "2"]
     client = Client(address, "--period-ms", "50")
     client.wait_answers(10, within_s=TIMEOUT_S)
     digest = machine.ask(address, "sum")
     machine.crictl("checkpoint", "--export", ARCHIVE, container)
     client.wait_answers(10, within_s=TIMEOUT_S)
+    machine.exec("rm", ARCHIVE)
     machine.exec("crishim", "checkpoint", container, "--stop", "--output", ARCHIVE)
+    machine.exec("systemctl", "restart", "crishim")
+    machine.wait_for("crishim")
     pod.remove()
     target = machine.pod()
     restored = target.create(ARCHIVE, linux=CONFINED)
@@ -165,9 +181,14 @@ def test_a_confined_container_goes_on_in_another_pod(machine):
     assert report["counted"] == report["answered"]
     assert target.address == address
     assert machine.ask(address, "sum") == digest
-    assert confinement(machine, restored) == confined
+    moved, *same = confinement(machine, restored)
+    assert same == confined
+    assert (
+        moved.endswith(slice_of(target.status()["status"]["metadata"]["uid"])) and moved != cgroup
+    )
 
 
+@slow
 def test_mapped_users_are_refused_clearly(machine):
     """A pod with a user namespace of its own: one sentence, and the container runs on."""
     pod = machine.pod(linux=MAPPED_USERS)
@@ -180,6 +201,7 @@ def test_mapped_users_are_refused_clearly(machine):
     assert machine.ask(pod.address, "count 1") == "count 1 1"
 
 
+@slow
 @pytest.mark.timeout(2400)
 def test_the_lab_runs_inside_the_machine(machine, tmp_path):
     """A host with cgroup v2 and systemd brings nodes up, too, and the main job runs on them."""

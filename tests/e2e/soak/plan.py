@@ -22,15 +22,17 @@ class Plan:
         delay_s: from the begin of that step.
         target: whose container or pod is deleted: "source" or "successor".
         afterwards: what went on is moved once more in the end.
+        point: in place of `at`, a point of `failpoint/`.
     """
 
-    seed: int
     operation: str
-    fault: str
-    at: float
-    delay_s: float
-    target: str
-    afterwards: bool
+    fault: str = "none"
+    seed: int = 0
+    at: float = 0.0
+    delay_s: float = 0.0
+    target: str = "source"
+    afterwards: bool = False
+    point: str = ""
 
     @classmethod
     def of(cls, seed: int) -> Plan:

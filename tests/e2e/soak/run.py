@@ -141,9 +141,14 @@ class Run:
     def _operate(self) -> None:
         plan, steps = self._plan, self._steps[self._plan.operation]
         phase = steps[int(plan.at * len(steps))] if steps else ""
-        fault = {"what": plan.fault, "phase": phase, "delay_s": plan.delay_s}
+        fault = {
+            "what": plan.fault,
+            "phase": phase,
+            "point": plan.point,
+            "delay_s": plan.delay_s,
+        }
         told = self._operation(plan.operation, fault=fault)
-        self.outcome.told = {"at": phase, **told}
+        self.outcome.told = {"at": plan.point or phase, **told}
         self.outcome.struck = bool(told["fault"]["done"])
         if plan.fault == "none" and told["code"] != "OK":
             raise Wrong(f"without a fault it failed: {told['code']} {told['details']}")
@@ -155,8 +160,8 @@ class Run:
     @property
     def _deleted(self) -> str:
         """Whose deletion was begun: "source", "successor" or ""."""
-        asked = self._plan.fault in ("container", "pod") and self.outcome.told["fault"]["in"]
-        return self._plan.target if asked is not None and asked is not False else ""
+        asked = self._plan.fault in ("container", "pod")
+        return self._plan.target if asked and self.outcome.told["fault"]["done"] else ""
 
     def _look(self) -> tuple[str, str, str]:
         seen = self._agent("states", containers=[self._source, self._successor], archive=ARCHIVE)
@@ -190,6 +195,11 @@ class Run:
                 self._move_again(self._source if source == "RUNNING" else self._successor)
         elif self._ended_by_its_deletion():
             self.outcome.how = "deleted"
+            if self._plan.operation == "dump" and archive:
+                self._copy()
+        elif successor == "CREATED" and self._starts_after_all():
+            self.outcome.how = "restored"
+            self._goes_on()
         elif archive:
             self.outcome.how = "restored"
             self._restore()
@@ -213,9 +223,15 @@ class Run:
         if self._deleted == "source":
             # A dump that does not stop its source keeps nothing of its connections.
             return self._plan.operation == "dump" or not told["states"]["archive"]
-        if self._plan.operation == "start":  # its steps are not told
-            return told["code"] == "OK"
-        return told["fault"]["in"] in RESTORED
+        restored = told.get("restore", told)["code"] == "OK"
+        # The steps of `start` are not told.
+        return restored and (self._plan.operation == "start" or told["fault"]["in"] in RESTORED)
+
+    def _starts_after_all(self) -> bool:
+        """Whether the next start restores what one has not; the client tells that from cold."""
+        if self._plan.operation not in ("start", "receive"):
+            return False
+        return self._operation("start")["code"] == "OK"
 
     def _goes_on(self) -> None:
         """The client has answers, its memory is what it was, and it saw nothing."""
@@ -240,6 +256,17 @@ class Run:
         if (now := self._agent("address", pod=pod)["address"]) != self._address:
             raise Wrong(f"its address was {self._address} and is {now}")
         self._goes_on()
+
+    def _copy(self) -> None:
+        """Restore the archive of a container that went on running: a copy, with its memory."""
+        pod = self._pod()
+        self._successor = self._create(pod, ARCHIVE, start=False)
+        told = self._operation("start")
+        if told["code"] != "OK":
+            raise Wrong(f"the archive cannot be restored: {told['code']} {told['details']}")
+        self._address = self._agent("address", pod=pod)["address"]
+        if (now := self._ask("sum")) != self._sum:
+            raise Wrong(f"the memory of the copy is {now}, not {self._sum}")
 
     def _move_again(self, container: str) -> None:
         """What went on can be moved: nothing of the fault is in the way."""

@@ -211,7 +211,11 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
     pins = Pins(images, store)
     held, handovers = Held(paths, cri), Handovers()
     sandboxes = Sandboxes(
-        cri=cri, paths=paths, held=held, disable_mptcp=config.checkpoint.disable_mptcp
+        cri=cri,
+        paths=paths,
+        held=held,
+        recovered=locks.recovered,
+        disable_mptcp=config.checkpoint.disable_mptcp,
     )
     dumper = Dumper(
         cri=cri,

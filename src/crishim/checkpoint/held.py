@@ -197,16 +197,21 @@ class Held:
             await self._write(replace(self._records[sandbox], frozen=False))
 
     async def sandbox_stops(self, sandbox: SandboxId) -> None:
-        """Let the node drop what the sandbox's own hold dropped, before the sandbox goes."""
-        await self.end(sandbox)
-        async with self._lock(sandbox):
+        """Let the node drop what the sandbox's own hold dropped, before the sandbox goes.
+
+        Raises: as `end`; the node drops all the same.
+        """
+        async with contextlib.AsyncExitStack() as steps:
+            steps.push_async_callback(self._leave_sandbox, sandbox)
+            await self.end(sandbox)
+
+    async def _leave_sandbox(self, sandbox: SandboxId) -> None:
+        async with self._lock(sandbox), contextlib.AsyncExitStack() as steps:
             record = self._records.get(sandbox)
-            if record is None:
-                return
+            if record is not None and record.waiting:
+                steps.push_async_callback(self._node_takes_over, record)
             if caught := self._catching.get(sandbox):
                 await caught.keep()
-            if record.waiting:
-                await self._node_takes_over(record)
 
     async def lift_node_hold(self, sandbox: SandboxId) -> None:
         """Stop dropping at the node, once the target's own hold stands and has the address."""
@@ -417,13 +422,18 @@ class Held:
             await self._write(record)
 
     async def _node_takes_over(self, record: HeldRecord) -> None:
-        """Let the node drop what a sandbox's own hold dropped, for the sandbox goes or is gone."""
+        """Let the node drop what a sandbox's own hold dropped, for the sandbox goes or is gone.
+
+        Each step is tried: connections are lost where nothing drops, whatever is on disk. `sweep`
+        sets the hold again, and a later start finds one that it does not know.
+        """
         node_hold = hold.NodeHold(record.waiting, key=record.sandbox[:12])
         record = replace(record, node_hold=node_hold.record)
-        await self._write(record)
-        await node_hold.close()
-        await neighbours.loosen(record.waiting)
-        await self._reserve(record)
+        async with contextlib.AsyncExitStack() as steps:
+            steps.push_async_callback(self._reserve, record)
+            steps.push_async_callback(neighbours.loosen, record.waiting)
+            steps.push_async_callback(node_hold.close)
+            await self._write(record)
 
     async def _reserve(self, record: HeldRecord) -> None:
         """Keep CNI from giving the addresses to others, whether the sandbox still exists or not."""

@@ -129,7 +129,8 @@ class PodLink:
 
     async def close(self) -> None:
         """Let go of both sides. Safe to repeat."""
-        await self.close_inside()
-        if hasattr(self, "tap"):
-            self.tap.stop()
-        await in_thread(self._outer.close, lane=Lane.PAUSE)
+        async with contextlib.AsyncExitStack() as steps:
+            steps.push_async_callback(in_thread, self._outer.close, lane=Lane.PAUSE)
+            if hasattr(self, "tap"):
+                steps.callback(self.tap.stop)
+            await self.close_inside()

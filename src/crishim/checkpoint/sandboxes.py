@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from crishim._proto.runtime.v1 import api_pb2
     from crishim.checkpoint.address import AddressRecord
     from crishim.checkpoint.held import Held
+    from crishim.checkpoint.locks import Recovered
     from crishim.containerd.cri import Cri
     from crishim.kernel.interface import InterfaceState
     from crishim.paths import Paths
@@ -140,12 +141,17 @@ async def _tried(step: Awaitable[object]) -> bool:
 class Sandboxes:
     """All sandboxes whose address we changed.
 
-    Args: disable_mptcp: see `CheckpointConfig`.
+    Args:
+        recovered: what a crash has left of other sandboxes, until it is in order.
+        disable_mptcp: see `CheckpointConfig`.
     """
 
-    def __init__(self, *, cri: Cri, paths: Paths, held: Held, disable_mptcp: bool) -> None:
+    def __init__(
+        self, *, cri: Cri, paths: Paths, held: Held, recovered: Recovered, disable_mptcp: bool
+    ) -> None:
         self._cri = cri
         self._held = held
+        self._recovered = recovered
         self._disable_mptcp = disable_mptcp
         self._records: dict[SandboxId, AddressRecord] = {}
         self._files = RecordFiles(paths.sandboxes, paths.sandbox, encode=_encode, decode=_decode)
@@ -182,6 +188,9 @@ class Sandboxes:
             Precondition: the sandbox is that of a stopped container, and held.
         On failure: everything is as before.
         """
+        for state in states:
+            if source := self._held.of_addresses(state.global_addresses):
+                await self._recovered.wait(source.sandbox)
         async with self._arriving:
             arrival = await self._expect(sandbox, states)
             if arrival is None:

@@ -7,6 +7,7 @@ import pytest
 
 from crishim.checkpoint import address, hold, neighbours, sandboxes
 from crishim.checkpoint.held import Held
+from crishim.checkpoint.locks import Locks
 from crishim.checkpoint.placement import placed
 from crishim.checkpoint.sandboxes import Arrival, Sandboxes
 from crishim.errors import Busy, Precondition, ToolFailed, Unavailable
@@ -25,6 +26,7 @@ class Scene:
 
     def __init__(self, path, monkeypatch):
         self.done, self.failing = [], set()
+        self.locks = Locks()
         self.paths = Paths(state=path, run=path)
         self.held = Held(self.paths, None)
         for name in ("restore_node_hold", "lift_node_hold", "keep_again", "hand_over"):
@@ -41,7 +43,13 @@ class Scene:
 
     def again(self):
         """The daemon starts anew."""
-        self.sandboxes = Sandboxes(cri=None, paths=self.paths, held=self.held, disable_mptcp=False)
+        self.sandboxes = Sandboxes(
+            cri=None,
+            paths=self.paths,
+            held=self.held,
+            recovered=self.locks.recovered,
+            disable_mptcp=False,
+        )
         self.sandboxes.load()
 
     def step(self, name):

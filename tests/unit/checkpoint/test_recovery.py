@@ -1,9 +1,11 @@
 """A start with whatever is found on disk: it serves, and what is right is done all the same."""
 
 import asyncio
+import errno
 import json
 import os
 import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,7 +17,7 @@ from crishim.checkpoint.heldrecord import encode, this_boot
 from crishim.checkpoint.locks import Locks
 from crishim.checkpoint.recovery import Recovery
 from crishim.checkpoint.sandboxes import Sandboxes
-from crishim.errors import Busy, Precondition, ToolFailed
+from crishim.errors import Busy, DeadlineExceeded, Precondition, ToolFailed
 from crishim.kernel import mounts, tree
 from crishim.paths import Paths
 from crishim.tools.runc import Runc
@@ -60,7 +62,13 @@ class Node:
         """Make the daemon anew, as its next start does."""
         self.locks = Locks()
         self.held = Held(self.paths, None)
-        self.sandboxes = Sandboxes(cri=None, paths=self.paths, held=self.held, disable_mptcp=False)
+        self.sandboxes = Sandboxes(
+            cri=None,
+            paths=self.paths,
+            held=self.held,
+            recovered=self.locks.recovered,
+            disable_mptcp=False,
+        )
         self.recovery = Recovery(
             paths=self.paths, cri=None, records=None, held=self.held, sandboxes=self.sandboxes,
             restorer=None, pins=None, locks=self.locks, connections_wait_s=60,
@@ -89,11 +97,13 @@ class Node:
         runc = self.path / "runc" / container
         runc.mkdir(parents=True)
         cgroup = str(self.path / f"cgroup-{container}")
+        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         (runc / "state.json").write_text(json.dumps({"cgroup_paths": {"": cgroup}}))
         record = replace(
             held_record(archive=str(self.path / "a.tar")), container=container,
             pod_hold=hold.HoldRecord(netns="/nowhere", family="netdev", table="crishim_hold_1"),
-            inode=half.stat().st_ino, boot_id=this_boot(), frozen=True, kubelet=True,
+            inode=half.stat().st_ino, boot_id=this_boot(), stopped_at_boot_ns=now_ns,
+            frozen=True, kubelet=True,
             runc=Runc(binary="runc", root=runc.parent, systemd_cgroup=False), reservations="",
         )  # fmt: skip
         record = replace(record, **changes)
@@ -299,3 +309,37 @@ async def test_one_record_that_cannot_be_let_go_does_not_keep_the_others(node, m
     with pytest.raises(Busy):
         await node.held.sweep(["50", "51"], wait_s=1)
     assert given_up == ["50", "51"]
+
+
+@pytest.mark.parametrize("failing", ["end", "write"])
+async def test_the_node_drops_whatever_fails_before(node, kernel, monkeypatch, failing):
+    """containerd does not notice the end, or the disk is full: the sandbox goes all the same."""
+
+    async def too_late(_):
+        raise DeadlineExceeded("containerd still calls it running")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    node.stopped(frozen=False)
+    node.held.load()
+    if failing == "end":
+        monkeypatch.setattr(node.held, "end", too_late)
+    else:
+        monkeypatch.setattr(node.held._files, "write", full)
+    with pytest.raises((DeadlineExceeded, OSError)):
+        await node.held.sandbox_stops("5a")
+    assert kernel.dropped == ["crishim_hold_node_5a"]
+    assert kernel.loosened == ["10.0.0.2"]
+
+
+async def test_a_restore_waits_until_its_source_is_in_order(node):
+    node.stopped()
+    node.recovery.load()
+    (record,) = node.held.records()
+    arriving = asyncio.ensure_future(node.sandboxes.arrive("target", record.interfaces))
+    await asyncio.wait([arriving], timeout=0.05)
+    assert not arriving.done()
+    node.locks.recovered.all_done()
+    with pytest.raises(AttributeError):  # this node has no containerd to ask
+        await arriving

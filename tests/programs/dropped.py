@@ -1,7 +1,7 @@
 """Holds what CRIU drops, and says twenty times a second whether it still has it.
 
-Prints `ok N`, or `WRONG N error`; N goes on in memory. Unread datagrams and a lock on a mapped file
-are held too, and not looked at: nobody can put them back.
+Prints `ok N`, or `WRONG N error`; N goes on in memory. A lock on a mapped file is held too, and not
+looked at: nobody can put it back.
 """
 
 import ctypes
@@ -139,11 +139,24 @@ def scheduling():
     return look
 
 
-def main():
+@holds
+def queue():
+    """Datagrams that nobody has read."""
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiver.bind((LOOPBACK, 0))
+    receiver.setblocking(False)
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     for number in range(5):
-        receiver.sendto(b"datagram %d" % number, receiver.getsockname())
+        sender.sendto(b"datagram %d" % number, receiver.getsockname())
+    own = (LOOPBACK, sender.getsockname()[1])
+
+    def look():
+        assert receiver.recvfrom(100, socket.MSG_PEEK) == (b"datagram 0", own)
+
+    return look
+
+
+def main():
     with open("/index", "w+b") as file:
         file.truncate(4096)
         memory = mmap.mmap(file.fileno(), 4096)

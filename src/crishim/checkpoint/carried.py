@@ -2,6 +2,7 @@
 
     socket options     that CRIU 4.2 does not save (`kernel/sockopts`)
     memberships        of multicast groups
+    datagrams          that were not read yet, of a container that the checkpoint ends
     threads            processors, I/O priority, timer slack
 
 They are an entry of the archive, `carried.json`; there is none where nothing is to be carried. Who
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from crishim.checkpoint import strictjson
 from crishim.errors import Corrupt
+from crishim.kernel.datagrams import Datagram
 from crishim.kernel.multicast import Group, Membership
 from crishim.kernel.sockopts import Option
 
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MEMBER = "carried.json"
+BYTES_MAX = 48 << 20  # a reader of archives takes entries of 64 MiB
+_PIECE_BYTES = 1 << 14
 _PROCESSORS_MAX = 1 << 14
+_PORT_MAX = (1 << 16) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,7 @@ class Socket:
     protocol: int
     options: tuple[Option, ...] = ()
     memberships: tuple[Membership, ...] = ()
+    datagrams: tuple[Datagram, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +83,7 @@ class Carried:
 
 def encode(carried: Carried) -> bytes:
     """Return the text of the archive's entry."""
-    return json.dumps(asdict(carried), default=_plain).encode()
+    return json.dumps(asdict(carried, dict_factory=_in_pieces), default=_plain).encode()
 
 
 def decode(data: bytes) -> Carried:
@@ -96,12 +102,35 @@ def _plain(value: object) -> Any:
     return value.hex() if isinstance(value, bytes) else sorted(value)  # type: ignore[call-overload]
 
 
+def _in_pieces(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a value as a table; the data of a datagram in pieces, as no text may be so long."""
+    table = dict(fields)
+    if isinstance(data := table.get("data"), bytes):
+        table["data"] = [data[at : at + _PIECE_BYTES] for at in range(0, len(data), _PIECE_BYTES)]
+    return table
+
+
 def _socket(item: strictjson.Reader) -> Socket:
     numbers = {name: item.whole(name) for name in ("pid", "fd", "family", "kind", "protocol")}
     return Socket(
         **numbers,
         options=tuple(_option(inner) for inner in item.sections("options")),
         memberships=tuple(_membership(inner) for inner in item.sections("memberships")),
+        datagrams=tuple(_datagram(inner) for inner in item.sections("datagrams")),
+    )
+
+
+def _datagram(item: strictjson.Reader) -> Datagram:
+    ports = [item.whole(name) for name in ("source_port", "destination_port")]
+    data = b"".join(map(_bytes, item.texts("data")))
+    if max(*ports, len(data)) > _PORT_MAX:
+        raise Corrupt(f"{MEMBER}: no datagram has such a port or length")
+    return Datagram(
+        source=item.text("source"),
+        source_port=ports[0],
+        destination=item.text("destination"),
+        destination_port=ports[1],
+        data=data,
     )
 
 

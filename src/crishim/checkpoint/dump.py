@@ -34,7 +34,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import carried as carrieds
 from crishim.checkpoint import (
     describe,
     logs,
@@ -48,6 +47,7 @@ from crishim.checkpoint import (
     watches,
 )
 from crishim.checkpoint.archive import ArchiveWriter
+from crishim.checkpoint.carried import MEMBER
 from crishim.checkpoint.connections import SourceConnections
 from crishim.checkpoint.flow import in_thread, made_in_thread
 from crishim.checkpoint.gather import Gatherer
@@ -124,7 +124,7 @@ class Dump:
         self._pids = cgroup.processes(self._freezer)
         self._shm = SharedMemoryDump(source.container.spec)
         self._packing = Lane.PAUSE if request.stop else Lane.BULK
-        self._gatherer = Gatherer(source.sandbox.netns, source.container.pid)
+        self._gatherer = Gatherer(source.sandbox.netns, source.container.pid, ends=request.stop)
         self._remaps = False
         self._paused = False
         self._kept = False
@@ -311,8 +311,8 @@ class Dump:
         namedfiles.check(self._workspace.images, self._source, stop=self._request.stop)
         timers.rearm(self._workspace.images)
         self._image_bytes += writer.add_images(self._workspace.images)
-        if carried := self._gatherer.carried:
-            writer.add_bytes(carrieds.MEMBER, carrieds.encode(carried))
+        if carried := self._gatherer.entry():
+            writer.add_bytes(MEMBER, carried)
         self._phases.lose(self._gatherer.losses)
         self._phases.lose(unkept.by_criu(self._workspace.path / "dump.log"))
         layer.add()

@@ -7,25 +7,30 @@ time of a drain. What cannot be looked into is told as a loss.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import select
 import socket
+import time
 from typing import TYPE_CHECKING
 
+from crishim.checkpoint import carried as carrieds
 from crishim.checkpoint import unkept
 from crishim.checkpoint.carried import Carried, Socket, Thread
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.losses import Kind, Loss
-from crishim.errors import CrishimError, Unsupported
-from crishim.kernel import borrow, multicast, procs, scheduling
+from crishim.errors import CrishimError, Precondition, Unsupported
+from crishim.kernel import borrow, datagrams, multicast, procs, scheduling
 from crishim.kernel.netns import NetnsThread
 from crishim.kernel.sockopts import Defaults
 
 if TYPE_CHECKING:
     import contextlib
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 _UDP_CORK = 1
+_LOOKS, _BETWEEN_LOOKS_S = 5, 0.02
 _TIMER_SLACK_NS = 50_000
 _SOCKETS_MAX = 50_000
 _GONE = (errno.ESRCH, errno.EBADF)
@@ -37,13 +42,15 @@ class Gatherer:
     Args:
         netns: of the pod; "" for the node's.
         pid: the container's first process.
+        ends: the dump ends the container, so that what waits in its sockets may be touched.
     Attributes:
         carried, losses: what is to be put back, and what is lost all the same; after `in_pause`.
     """
 
-    def __init__(self, netns: str, pid: int) -> None:
+    def __init__(self, netns: str, pid: int, *, ends: bool) -> None:
         self._netns = netns
         self._pid = pid
+        self._ends = ends
         self._thread: NetnsThread | None = None
         self._defaults: Defaults | None = None
         self._sockets: dict[int, Socket | None] = {}
@@ -53,7 +60,7 @@ class Gatherer:
     async def before_pause(self, undo: contextlib.AsyncExitStack, pids: Sequence[int]) -> None:
         """Look into the sockets that there are; `undo` ends the thread that does it.
 
-        Raises: Unsupported: one that CRIU cannot dump.
+        Raises: Unsupported, Precondition: CRIU cannot dump one of them.
         """
         self._thread = await undo.enter_async_context(NetnsThread(self._netns or None))
         await self._thread.run(self._look, pids)
@@ -68,14 +75,47 @@ class Gatherer:
             what = f"what CRIU drops could not be looked for ({error})"
             self.losses.append(Loss(kind=Kind.OTHER, what=what))
 
+    def entry(self) -> bytes:
+        """Return the archive's entry; empty if nothing is to be carried."""
+        if not self.carried:
+            return b""
+        data = carrieds.encode(self.carried)
+        if len(data) <= carrieds.BYTES_MAX:
+            return data
+        what = "there is too much that CRIU drops to take it along: options and groups of sockets"
+        self.losses.append(Loss(kind=Kind.SOCKET_OPTION, what=f"{what}, processors of threads"))
+        return b""
+
     def _last_look(self, pids: Sequence[int]) -> None:
         inodes = self._look(pids)
-        found = (self._sockets[inode] for inode in inodes if inode in self._sockets)
+        self._queues(inodes)
+        self.losses += unkept.locks(pids)
+        if len(self._sockets) >= _SOCKETS_MAX:
+            what = f"options and groups of more than {_SOCKETS_MAX} sockets are lost"
+            self.losses.append(Loss(kind=Kind.SOCKET_OPTION, what=what))
+        found = (self._sockets.get(inode) for inode in inodes)
         self.carried = Carried(
             sockets=tuple(item for item in found if item is not None),
             threads=tuple(_threads(self._pid, pids)),
         )
-        self.losses += [*unkept.queues(inodes), *unkept.locks(pids)]
+
+    def _queues(self, inodes: Mapping[int, tuple[int, int]]) -> None:
+        """Take along what waits in UDP sockets where their owners end; tell it elsewhere."""
+        for queue in unkept.queues():
+            if queue.inode not in inodes:
+                continue
+            pid, fd = inodes[queue.inode]
+            reason = ""
+            if queue.udp and self._ends:
+                try:
+                    with borrow.borrowed(pid, fd) as sock:
+                        waiting = tuple(datagrams.waiting(sock))
+                        known = self._sockets.get(queue.inode) or _plain(sock, pid, fd)
+                    self._sockets[queue.inode] = dataclasses.replace(known, datagrams=waiting)
+                    continue
+                except (OSError, datagrams.CannotLook) as error:
+                    reason = str(error)
+            self.losses.append(unkept.queue_loss(queue, pid, reason))
 
     def _look(self, pids: Sequence[int]) -> dict[int, tuple[int, int]]:
         """Look into sockets that were not seen before; return all of them by inode."""
@@ -98,26 +138,45 @@ def _state(
 ) -> Socket | None:
     """Return what is to be put back on a socket; None for nothing.
 
-    Raises: Unsupported: CRIU cannot dump it.
+    Raises: Unsupported, Precondition: CRIU cannot dump it.
     """
-    datagrams = sock.proto == socket.IPPROTO_UDP and sock.type & 0xF == socket.SOCK_DGRAM
-    if datagrams and sock.getsockopt(socket.IPPROTO_UDP, _UDP_CORK):
+    udp = sock.proto == socket.IPPROTO_UDP and sock.type & 0xF == socket.SOCK_DGRAM
+    if udp and sock.getsockopt(socket.IPPROTO_UDP, _UDP_CORK):
         raise Unsupported(
             f"{procs.title(place[0])} holds a datagram back (UDP_CORK), which CRIU cannot dump",
             hint="let it send the datagram first",
+        )
+    if sock.family == socket.AF_NETLINK and _stays_unread(sock):
+        raise Precondition(
+            f"{procs.title(place[0])} has not read what the kernel has told it (netlink), which "
+            "CRIU cannot dump",
+            hint="try again",
         )
     options = tuple(defaults.changed(sock))
     memberships = tuple(multicast.memberships(sock, groups))
     if not options and not memberships:
         return None
+    return dataclasses.replace(_plain(sock, *place), options=options, memberships=memberships)
+
+
+def _stays_unread(sock: socket.socket) -> bool:
+    """Return whether what a socket has received is not read in the time of a few answers."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    for _ in range(_LOOKS):
+        if not poll.poll(0):
+            return False
+        time.sleep(_BETWEEN_LOOKS_S)
+    return True
+
+
+def _plain(sock: socket.socket, pid: int, fd: int) -> Socket:
     return Socket(
-        pid=procs.id_inside(place[0]),
-        fd=place[1],
+        pid=procs.id_inside(pid),
+        fd=fd,
         family=sock.family,
         kind=sock.type & 0xF,
         protocol=sock.proto,
-        options=options,
-        memberships=memberships,
     )
 
 

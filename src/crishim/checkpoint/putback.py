@@ -5,7 +5,7 @@ through one FIFO, and waits at another until this daemon has done its work. So n
 without what it had. What cannot be put back is a loss, and no reason to fail: the processes are
 restored. If the daemon dies meanwhile, or takes too long, the script lets the restore go on.
 
-    carried         what is to be put back, and what the archive says was lost
+    carried         what is to be put back, as the archive has it
     pre-resume      the script
     ask, told       the FIFOs, made anew for every start
     late            the script has gone on without an answer
@@ -25,7 +25,7 @@ from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.losses import Kind, Loss
 from crishim.errors import CrishimError
-from crishim.kernel import atomic, borrow, multicast, procs, scheduling, sockopts
+from crishim.kernel import atomic, borrow, datagrams, multicast, procs, scheduling, sockopts
 from crishim.kernel.netns import NetnsThread
 
 if TYPE_CHECKING:
@@ -206,7 +206,22 @@ def _socket(item: Socket, sock: socket.socket) -> list[Loss]:
             losses.append(
                 Loss(kind=Kind.MEMBERSHIP, pid=item.pid, what=f"{what} ({error.strerror})")
             )
-    return losses
+    return [*losses, *_datagrams(item, sock)] if item.datagrams else losses
+
+
+def _datagrams(item: Socket, sock: socket.socket) -> list[Loss]:
+    """Deliver what the socket had not read, and look whether it is there."""
+    reason = "they did not arrive"
+    try:
+        for datagram in item.datagrams:
+            datagrams.deliver(datagram)
+        if len(datagrams.waiting(sock)) == len(item.datagrams):
+            return []
+    except (OSError, ValueError, datagrams.CannotLook) as error:
+        reason = str(error)
+    what = f"{len(item.datagrams)} datagrams that socket {item.fd} of process {item.pid} of the "
+    what += f"container had not read are lost: {reason}"
+    return [Loss(kind=Kind.SOCKET_QUEUE, pid=item.pid, what=what)]
 
 
 def _failed(reason: str) -> Loss:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from crishim.kernel.sockdiag import SockDiag
 from crishim.tools import criuwarnings
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator
 
 _LOCK = re.compile(r"^\d+: POSIX +\S+ +\S+ +(\d+) ", re.MULTILINE)
 _OWN_LOCK = re.compile(r"^lock:\t\d+: POSIX ", re.MULTILINE)
@@ -32,28 +33,42 @@ def named(pid: int) -> str:
     return f"process {procs.id_inside(pid)} of the container ({words or 'gone'})"
 
 
-def queues(sockets: Mapping[int, tuple[int, int]]) -> list[Loss]:
-    """Return what lies unread in sockets whose queues CRIU drops: UDP, raw, packet.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """What waits unread in a socket.
 
-    Args: sockets: process and descriptor of the container's sockets, by inode.
+    Attributes:
+        name: of the socket, for people.
+        count: about how many bytes, as the kernel counts them.
+        udp: it is a UDP socket, of either family.
     """
-    return [
-        Loss(
-            kind=Kind.SOCKET_QUEUE,
-            pid=procs.id_inside(sockets[inode][0]),
-            what=f"{named(sockets[inode][0])} has not read what waits in its {name} (about {count} "
-            "bytes), which is lost at a restore",
-        )
-        for inode, name, count in _queues()
-        if count and inode in sockets
-    ]
+
+    inode: int
+    name: str
+    count: int
+    udp: bool = False
 
 
-def _queues() -> Iterator[tuple[int, str, int]]:
-    """Yield inode, name and unread bytes of the datagram sockets of this namespace."""
+def queue_loss(queue: Queue, pid: int, reason: str = "") -> Loss:
+    """Return that a queue is lost. Args: pid: its process. reason: why it is not carried."""
+    return Loss(
+        kind=Kind.SOCKET_QUEUE,
+        pid=procs.id_inside(pid),
+        what=f"{named(pid)} has not read what waits in its {queue.name} (about {queue.count} "
+        "bytes), which is lost at a restore" + (f": {reason}" if reason else ""),
+    )
+
+
+def queues() -> Iterator[Queue]:
+    """Yield what lies unread in sockets of this namespace whose queues CRIU drops."""
+    return (queue for queue in _queues() if queue.count)
+
+
+def _queues() -> Iterator[Queue]:
     with contextlib.closing(SockDiag()) as diag:
         for item in diag.udp():
-            yield item.inode, f"UDP socket at {item.local_end}", item.receive_queue
+            name = f"UDP socket at {item.local_end}"
+            yield Queue(inode=item.inode, name=name, count=item.receive_queue, udp=True)
     for name, title in (
         ("udplite", "UDP-Lite"),
         ("udplite6", "UDP-Lite"),
@@ -63,9 +78,10 @@ def _queues() -> Iterator[tuple[int, str, int]]:
         ("icmp6", "ping"),
     ):
         for words in _table(name):
-            yield int(words[9]), f"{title} socket", int(words[4].partition(":")[2], 16)
+            count = int(words[4].partition(":")[2], 16)
+            yield Queue(inode=int(words[9]), name=f"{title} socket", count=count)
     for words in _table("packet"):
-        yield int(words[8]), "packet socket", int(words[6])
+        yield Queue(inode=int(words[8]), name="packet socket", count=int(words[6]))
 
 
 def _table(name: str) -> Iterator[list[str]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from crishim.checkpoint import carried as carrieds
 from crishim.checkpoint.gather import Gatherer
 from crishim.checkpoint.losses import Kind
 from crishim.checkpoint.putback import put_back
-from crishim.errors import Unsupported
+from crishim.errors import Precondition, Unsupported
 from crishim.kernel import procs
 
 # Opens the same descriptors in the same order; with "changed" it holds something in each.
@@ -39,8 +40,40 @@ if sys.argv[1] == "changed":
     fcntl.lockf(file, fcntl.LOCK_SH)
 if sys.argv[1] == "corked":
     plain.setsockopt(socket.IPPROTO_UDP, 1, 1)
+if sys.argv[1] in ("unread4", "shared"):
+    if sys.argv[1] == "shared":
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    plain.bind(("", int((sys.argv + ["0"])[2])))
+    if sys.argv[1] == "shared":
+        plain.sendto(b"unread", ("127.0.0.1", plain.getsockname()[1]))
+        raw.close()
+if sys.argv[1] == "unread6":
+    plain = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    plain.bind(("", int((sys.argv + ["0"])[2])))
+if sys.argv[1].startswith("unread"):
+    raw.close()
+    plain.setblocking(False)
+if sys.argv[1] == "netlink":
+    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    kernel.bind((0, 0))
+    kernel.send(bytes.fromhex("14000000120001030100000000000000") + bytes(4))  # RTM_GETLINK
 print("ready", flush=True)
 for line in sys.stdin:
+    if line == "port\\n":
+        print(plain.getsockname()[1], flush=True)
+        continue
+    if line == "from\\n":
+        print(plain.recvfrom(1, socket.MSG_PEEK)[1][1], flush=True)
+        continue
+    if line == "read\\n":
+        found = []
+        try:
+            while True:
+                data = plain.recv(1 << 16)
+                found.append(data.decode() if len(data) < 99 else len(data))
+        except BlockingIOError:
+            print(found, flush=True)
+        continue
     groups = open("/proc/net/igmp").read() + open("/proc/net/igmp6").read()
     print(json.dumps([
         "030201EF" in groups,
@@ -70,8 +103,8 @@ def program(space, *words):
             process.kill()
 
 
-def state(process):
-    process.stdin.write("?\n")
+def state(process, word="?"):
+    process.stdin.write(f"{word}\n")
     process.stdin.flush()
     return process.stdout.readline().strip()
 
@@ -83,8 +116,8 @@ def spare_processor():
         pytest.skip("one processor only")
 
 
-async def look(space, pid):
-    gatherer = Gatherer(space.path, pid)
+async def look(space, pid, *, ends=False):
+    gatherer = Gatherer(space.path, pid, ends=ends)
     async with contextlib.AsyncExitStack() as undo:
         await gatherer.before_pause(undo, [pid])
         await gatherer.in_pause([pid])
@@ -108,6 +141,47 @@ async def test_it_is_found_and_put_back(network, tmp_path, spare_processor):
         assert put_back(carried, pid) == []
         assert state(target) == "[true, true, true, true, true]"
         assert (await look(new, pid)).carried == carried
+
+
+@pytest.mark.parametrize("family", [4, 6])
+async def test_unread_datagrams_travel_where_their_owner_ends(network, family):
+    old, new = network.pod(2), network.pod(3)
+    own = "10.77.0.2" if family == 4 else "fd77::2"
+    with program(old, f"unread{family}") as (pid, source):
+        port = int(state(source, "port"))
+        with old.socket(
+            socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM
+        ) as far:
+            for data in (b"one", b"", b"x" * 60_000):
+                far.sendto(data, (own, port))
+            sender = far.getsockname()[1]
+        told = await look(old, pid)
+        assert [loss.kind for loss in told.losses] == [Kind.SOCKET_QUEUE]
+        found = await look(old, pid, ends=True)
+        assert found.losses == []
+        carried = carrieds.decode(found.entry())
+        assert state(source, "read") == "['one', '', 60000]"  # and nothing was taken
+    with program(new, f"unread{family}", str(port)) as (pid, target):
+        (lost,) = put_back(carried, pid)
+        assert lost.kind is Kind.SOCKET_QUEUE  # the address is another pod's
+        new.ip("addr", "add", f"{own}/{32 if family == 4 else 128}", "dev", "lo")
+        assert put_back(carried, pid) == []
+        assert state(target, "from") == str(sender)
+        assert state(target, "read") == "['one', '', 60000]"
+
+
+async def test_what_came_for_a_group_or_several_sockets_is_told(network):
+    space = network.pod(2)
+    with program(space, "shared") as (pid, _):
+        found = await look(space, pid, ends=True)
+    assert ["shared with other sockets" in loss.what for loss in found.losses] == [True]
+    assert found.carried == carrieds.Carried()
+
+
+async def test_a_netlink_socket_that_nobody_reads_is_refused(network):
+    space = network.pod(2)
+    with program(space, "netlink") as (pid, _), pytest.raises(Precondition, match="netlink"):
+        await look(space, pid)
 
 
 async def test_a_corked_socket_is_refused(network, tmp_path, spare_processor):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from crishim.checkpoint import carried as carrieds
 from crishim.checkpoint.carried import Carried, Socket, Thread
 from crishim.errors import Corrupt, CrishimError
+from crishim.kernel.datagrams import Datagram
 from crishim.kernel.multicast import Group, Membership
 from crishim.kernel.sockopts import Option
 
@@ -28,6 +29,15 @@ FULL = Carried(
                     sources=(b"\x0a\0\0\1",),
                 ),
             ),
+            datagrams=(
+                Datagram(
+                    source="192.0.2.1",
+                    source_port=53,
+                    destination="10.0.0.1",
+                    destination_port=999,
+                    data=bytes(range(256)) * 255,
+                ),
+            ),
         ),
     ),
     threads=(Thread(pid=7, tid=9, processors=frozenset({1, 3}), timer_slack_ns=5),),
@@ -45,6 +55,8 @@ def test_what_is_carried_comes_back():
         (("sockets", 0, "options", 0, "value"), "zz"),
         (("sockets", 0, "memberships", 0, "group", "family"), 1),
         (("sockets", 0, "memberships", 0, "group", "address"), "ef0102"),
+        (("sockets", 0, "datagrams", 0, "source_port"), 1 << 16),
+        (("sockets", 0, "datagrams", 0, "data"), ["00" * (1 << 14)] * 5),
         (("threads", 0, "processors"), [1 << 40]),
         (("threads", 0, "processors"), ["1"]),
         (("threads",), {}),

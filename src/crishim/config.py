@@ -56,6 +56,9 @@ class CheckpointConfig:
     parallel: int = 2
     """How many dumps run at a time, and how many restores are prepared beside them; further ones
     wait for their turn."""
+    layer_files_max: int = 2_000_000
+    """A container with more files in its writable layer, or in one volume of its image, is refused:
+    while a dump goes on each costs 40 to 60 bytes of memory, and 5 us of its pause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

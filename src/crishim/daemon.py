@@ -230,6 +230,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
             held=held,
             handovers=handovers,
             drain_timeout_s=config.checkpoint.drain_timeout_s,
+            layer_files_max=config.checkpoint.layer_files_max,
         ),
     )
     images_made, restores = ImageDirectories(), Turns(config.checkpoint.parallel, what="restores")

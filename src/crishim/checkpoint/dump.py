@@ -53,6 +53,7 @@ from crishim.checkpoint.flow import in_thread, made_in_thread
 from crishim.checkpoint.gather import Gatherer
 from crishim.checkpoint.guardian import Guardian
 from crishim.checkpoint.lanes import Lane
+from crishim.checkpoint.layer_known import FILES_MAX
 from crishim.checkpoint.memory import MemoryDump
 from crishim.checkpoint.request import DumpResult
 from crishim.checkpoint.shm import SharedMemoryDump
@@ -86,6 +87,7 @@ class Shared:
 
     Attributes:
         drain_timeout_s: how long processes may take to accept what waits, and execs to end.
+        layer_files_max: how many files a container may have of its own.
     """
 
     paths: Paths
@@ -93,6 +95,7 @@ class Shared:
     held: Held
     handovers: Handovers
     drain_timeout_s: float
+    layer_files_max: int = FILES_MAX
 
 
 class Dump:
@@ -148,7 +151,10 @@ class Dump:
                 interfaces = await self._connections.prepare()
             with step("layer"):
                 layer = OwnFilesDump(
-                    self._source, writer, pids=lambda: cgroup.processes(self._freezer)
+                    self._source,
+                    writer,
+                    pids=lambda: cgroup.processes(self._freezer),
+                    files_max=self._shared.layer_files_max,
                 )
                 await layer.first_pass()
             with step("blocks"):

@@ -18,16 +18,20 @@ Source: kernel Documentation/filesystems/overlayfs.rst; OCI image-spec layer.md 
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
 import stat
 import threading
 import time
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint import tarformat
 from crishim.checkpoint.blocks import changed_extents, patched_digests
 from crishim.checkpoint.extents import Extents
+from crishim.checkpoint.layer_known import FILES_MAX, NONE, Entries
 from crishim.checkpoint.layer_write import DEPTH_MAX, LayerWriter, is_sparse
 from crishim.errors import DeadlineExceeded, Unsupported
 from crishim.kernel.atomic import storage_errors
@@ -35,7 +39,7 @@ from crishim.kernel.mounts import fs_type_at
 from crishim.kernel.writeback import stores_move_times, writes_ended
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from crishim.kernel.mounts import Overlay
     from crishim.kernel.procs import SharedMapping
@@ -83,6 +87,7 @@ class LayerCapture:
         devices: whether device nodes and whiteouts are part of it.
         device_allowed: asked whether a restore would make a device node: is it a character device,
             its major, its minor number.
+        files_max: with more entries it is refused.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class LayerCapture:
         mapped: Callable[[], Collection[SharedMapping]] = tuple,
         devices: bool = True,
         device_allowed: Callable[[bool, int, int], bool] = lambda *_: True,
+        files_max: int = FILES_MAX,
     ) -> None:
         self._overlay = overlay
         self._find_mapped = mapped
@@ -100,7 +106,10 @@ class LayerCapture:
         self._every_file = False
         self._left_out = {stat.S_IFSOCK} if devices else {stat.S_IFSOCK, *_DEVICES}
         self._device_allowed = device_allowed
-        self._known: dict[str, dict[str, _Mark]] = {}
+        self._files_max = files_max
+        self._files = 0
+        self._known: dict[str, Entries] = {}
+        self._seen: dict[str, Entries] = {}
         self._root: _Mark | None = None
         self._due: set[int] = set()
         self._redo: set[int] = set()
@@ -117,7 +126,8 @@ class LayerCapture:
 
         Args: fd, offset: the file that takes the tar, and from where on.
         Returns: the offset behind the tar.
-        Raises: Unsupported: the overlay uses features that keep data elsewhere. NoSpace.
+        Raises: Unsupported: the overlay uses features that keep data elsewhere, or there is more
+            than could be read back, or remembered. NoSpace.
             DeadlineExceeded: after `cancel`.
         """
         self._first = True
@@ -153,7 +163,7 @@ class LayerCapture:
         return {
             inode: f"{directory}/{name}" if directory else name
             for directory, known in self._known.items()
-            for name, (inode, _) in known.items()
+            for name, inode, _ in known
             if inode in inodes
         }
 
@@ -203,15 +213,20 @@ class LayerCapture:
                 mark = _mark(os.fstat(root_fd))
                 if mark != self._root:
                     self._write_directory(root_fd, "")
-                self._walk(root_fd, "", 0, fresh=False)
+                self._walk_all(root_fd)
                 if not self._first and (split := self._split_inodes()):
                     self._due = split
                     self._links.clear()
-                    self._walk(root_fd, "", 0, fresh=False)
+                    self._walk_all(root_fd)
                 self._root = mark
             finally:
                 os.close(root_fd)
             return self._writer.finish(), self._entries
+
+    def _walk_all(self, root_fd: int) -> None:
+        self._seen, self._files = {}, 0
+        self._walk(root_fd, "", 0, fresh=False)
+        self._known = self._seen
 
     def _split_inodes(self) -> set[int]:
         """Return files of which some names were written and some not: all must be, as one."""
@@ -221,32 +236,72 @@ class LayerCapture:
         """Write what changed in a directory; all of it if `fresh`."""
         if depth > DEPTH_MAX:
             raise Unsupported(f"the writable layer is nested deeper than {DEPTH_MAX} directories")
-        known = {} if fresh else self._known.get(directory, {})
-        found: dict[str, _Mark] = {}
+        known = self._known.pop(directory, NONE)
+        found: list[str] = []
+        inodes, ctimes_ns = array("Q"), array("q")
         due, every = self._due, self._every_file
         dir_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=path_fd)
         try:
-            with os.scandir(dir_fd) as entries:
-                for entry in entries:
-                    # This loop runs once per file during the pause: it is kept free of calls.
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    mark: _Mark | None = (status.st_ino, status.st_ctime_ns)
-                    old = known.get(entry.name)
+            names = self._listed(dir_fd)
+            for name, old in self._with_past(directory, names, NONE if fresh else known):
+                # This loop runs once per file during the pause: it is kept free of calls.
+                mark: _Mark | None = None
+                try:
+                    status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    pass
+                else:
+                    mark = (status.st_ino, status.st_ctime_ns)
                     changed = mark != old or status.st_ino in due or every
                     if changed or stat.S_ISDIR(status.st_mode):
-                        path = f"{directory}/{entry.name}" if directory else entry.name
+                        path = f"{directory}/{name}" if directory else name
                         mark = self._visit(dir_fd, path, depth, old=old, changed=changed)
-                    if mark is not None:
-                        found[entry.name] = mark
+                if mark is not None:
+                    found.append(name)
+                    inodes.append(mark[0])
+                    ctimes_ns.append(mark[1])
+                elif old is not None:
+                    self._removed(directory, name)
         finally:
             os.close(dir_fd)
-        for name in known.keys() - found.keys():
-            self._entries += 1
-            self._writer.removed(os.fsencode(f"{directory}/{name}" if directory else name))
-        self._known[directory] = found
+        self._seen[directory] = Entries(found, inodes, ctimes_ns)
+
+    def _with_past(
+        self, directory: str, names: Iterable[str], known: Entries
+    ) -> Iterator[tuple[str, _Mark | None]]:
+        """Yield each name with its mark of the pass before; write what is gone since."""
+        past = iter(known)
+        old = next(past, None)
+        for name in names:
+            while old is not None and old[0] < name:
+                self._removed(directory, old[0])
+                old = next(past, None)
+            if old is not None and old[0] == name:
+                yield name, old[1:]
+                old = next(past, None)
+            else:
+                yield name, None
+        while old is not None:
+            self._removed(directory, old[0])
+            old = next(past, None)
+
+    def _listed(self, dir_fd: int) -> list[str]:
+        """Return the sorted names in a directory, unless there are too many in all."""
+        left = self._files_max - self._files
+        with os.scandir(dir_fd) as entries:
+            names = sorted(entry.name for entry in itertools.islice(entries, left + 1))
+        if len(names) > left:
+            raise Unsupported(
+                f"{self._overlay.upper} holds more than {self._files_max} files",
+                hint="keep them on a volume, or raise layer_files_max of [checkpoint]",
+            )
+        self._files += len(names)
+        return names
+
+    def _removed(self, directory: str, name: str) -> None:
+        """Write that an entry is gone."""
+        self._entries += 1
+        self._writer.removed(os.fsencode(f"{directory}/{name}" if directory else name))
 
     def _visit(
         self, dir_fd: int, path: str, depth: int, *, old: _Mark | None, changed: bool
@@ -384,8 +439,11 @@ class LayerCapture:
         proc_path = f"/proc/self/fd/{fd}"
         xattrs = {}
         for name in os.listxattr(proc_path):
-            with contextlib.suppress(OSError):
+            try:
                 xattrs[name] = os.getxattr(proc_path, name)
+            except OSError as error:
+                if error.errno != errno.ENODATA:  # It was removed meanwhile.
+                    raise
         for feature in ("metacopy", "redirect"):
             if self._overlay.xattr_prefix + feature in xattrs:
                 raise Unsupported(

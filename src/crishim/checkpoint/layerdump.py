@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.layer import MEMBERS, LayerCapture
+from crishim.checkpoint.layer_known import FILES_MAX
 from crishim.kernel import procs
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class LayerDump:
         device_allowed: see `LayerCapture`.
         members: where the archive keeps what each pass has found.
         place: where the container has it; "" for its root.
+        files_max: with more entries it is refused.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class LayerDump:
         device_allowed: Callable[[bool, int, int], bool],
         members: tuple[str, str, str] = MEMBERS,
         place: str = "",
+        files_max: int = FILES_MAX,
     ) -> None:
         self._overlay = overlay
         self._members = members
@@ -56,7 +59,9 @@ class LayerDump:
                 if mapping.path.startswith(f"{place}/")
             ]
 
-        self._capture = LayerCapture(overlay, mapped=mapped, device_allowed=device_allowed)
+        self._capture = LayerCapture(
+            overlay, mapped=mapped, device_allowed=device_allowed, files_max=files_max
+        )
         self._writer = writer
         self._changes = -1
         self._changes_end: int | None = None

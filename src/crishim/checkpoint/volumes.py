@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from crishim.checkpoint import devices
 from crishim.checkpoint.layer_apply import apply_members, plain_overlay
+from crishim.checkpoint.layer_known import FILES_MAX
 from crishim.checkpoint.layerdump import LayerDump
 from crishim.errors import Precondition
 from crishim.kernel.atomic import storage_errors
@@ -78,10 +79,17 @@ class OwnFilesDump:
     """
 
     def __init__(
-        self, source: Source, writer: ArchiveWriter, *, pids: Callable[[], Collection[int]]
+        self,
+        source: Source,
+        writer: ArchiveWriter,
+        *,
+        pids: Callable[[], Collection[int]],
+        files_max: int = FILES_MAX,
     ) -> None:
         allowed = devices.allowed(source.container.spec)
-        self._layer = LayerDump(source.layer, writer, pids=pids, device_allowed=allowed)
+        self._layer = LayerDump(
+            source.layer, writer, pids=pids, device_allowed=allowed, files_max=files_max
+        )
         volumes = of_container(source.container.spec, source.container.id)
         self._parts = [self._layer]
         self._parts += [
@@ -92,6 +100,7 @@ class OwnFilesDump:
                 device_allowed=allowed,
                 members=members(number),
                 place=volume.destination,
+                files_max=files_max,
             )
             for number, volume in enumerate(volumes)
         ]

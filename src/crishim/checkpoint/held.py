@@ -324,7 +324,7 @@ class Held:
         for sandbox, record in self._files.read().items():
             if sandbox not in self._records:
                 self._records[sandbox] = record
-                if record.frozen and not record.handed_over:
+                if record.frozen:
                     self._undecided.add(sandbox)
 
     @property
@@ -366,7 +366,7 @@ class Held:
         record = self._records.get(sandbox)
         if record is None or sandbox in self._undecided:
             return
-        if not record.kubelet and not record.handed_over:
+        if not record.kubelet:
             await self.end(sandbox)
 
     async def _hold_at_node(self, sandbox: SandboxId) -> None:

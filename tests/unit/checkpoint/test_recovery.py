@@ -343,3 +343,29 @@ async def test_a_restore_waits_until_its_source_is_in_order(node):
     node.locks.recovered.all_done()
     with pytest.raises(AttributeError):  # this node has no containerd to ask
         await arriving
+
+
+@pytest.mark.parametrize("handed_over", [False, True])
+async def test_a_whole_archive_ends_its_source_after_a_crash(node, monkeypatch, handed_over):
+    """Also one whose restore has taken the connections over already: it would stay for ever."""
+    ended = []
+
+    async def wait_ended(container):
+        ended.append(container)
+
+    cgroup = node.dump()
+    node.stopped(kubelet=False, handed_over=handed_over).rename(node.path / "a.tar")
+    monkeypatch.setattr(node.held, "_wait_ended", wait_ended)
+    await node.start()
+    await node.held.finish("5a")
+    assert ended == ["d1"]
+    assert not frozen(cgroup)
+    assert [record.frozen for record in node.held.records()] == [False]
+
+
+async def test_a_source_that_a_kubelet_is_to_stop_stays_frozen(node, monkeypatch):
+    cgroup = node.dump()
+    node.stopped(kubelet=True, handed_over=True).rename(node.path / "a.tar")
+    await node.start()
+    await node.held.finish("5a")
+    assert frozen(cgroup)

@@ -102,7 +102,8 @@ class Network:
             return [hold.HoldRecord(netns=netns, family="netdev", table="t")] if there else []
 
         async def remove(record) -> None:
-            assert record.netns not in network.given
+            if record.netns in network.given:
+                network.released.append(record.netns)
             network.holds.pop(record.netns, None)
 
         async def loosen(addresses) -> None:

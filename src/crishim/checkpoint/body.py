@@ -96,7 +96,7 @@ async def _create(record: containers_pb2.Container, records: Records) -> None:
 
 async def _forget(saved: Path, container: ContainerId, records: Records) -> None:
     """Take an exchange as over: containerd has the record."""
-    await in_thread(saved.unlink)
+    await in_thread(lambda: saved.unlink(missing_ok=True))
     await _unlease(container, records)
 
 

@@ -42,7 +42,7 @@ from crishim.checkpoint.images import image_path, make_image_path, remove_images
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import resolve
-from crishim.checkpoint.restore import plan_of, runc_options
+from crishim.checkpoint.restore import kept_if_unsettled, plan_of, runc_options
 from crishim.checkpoint.words import AddressMode, TcpMode
 from crishim.errors import DeadlineExceeded, InvalidRequest, NotFound, Unsupported
 from crishim.kernel import cgroup, tree
@@ -186,7 +186,7 @@ class _Reception:
         """Restore; once the processes run there is nothing to undo any more."""
         step, reviver = self._phases.step, self._restorer.reviver
         with step("restore", deadline=False):
-            await self._start(created, arrival)
+            await kept_if_unsettled(self._start(created, arrival), undo, arrival)
         undo.pop_all()
         try:
             with step("release", deadline=False):

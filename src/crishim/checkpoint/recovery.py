@@ -67,7 +67,7 @@ class Recovery:
     @property
     def restless(self) -> bool:
         """Whether something failed that another attempt may mend soon."""
-        return bool(self._failing)
+        return bool(self._failing or self.sandboxes.doubtful)
 
     def load(self) -> None:
         """Read the records on disk, before anybody can call; never fails."""
@@ -148,6 +148,7 @@ class Recovery:
             await self._dump(work, wait=False)
         for sandbox in self.held.undecided:
             await self._finish(sandbox)
+        await self._attempt(self._doubtful(), "restores whose end is not known")
         for sandbox in {*self._unsettled, *self.sandboxes.unfinished}:
             if not self.locks.busy_in(sandbox):
                 await self._settle(sandbox)
@@ -211,6 +212,12 @@ class Recovery:
             else:
                 self.locks.recovered.done(directory.name)  # `Restorer.sweep` removes it
         return found
+
+    async def _doubtful(self) -> None:
+        """Have restores settled whose end containerd took with it."""
+        if doubtful := tuple(self.sandboxes.doubtful):
+            found = await self._by_sandbox()
+            self._unsettled.update({item: found.get(item, []) for item in doubtful})
 
     async def _settle(self, sandbox: SandboxId) -> None:
         """Deal with what a restore has left of a sandbox, once it has come to its end."""

@@ -24,7 +24,7 @@ import contextlib
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
@@ -49,6 +49,7 @@ from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
 from crishim.checkpoint.preparations import Claimant
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import runc_of
+from crishim.checkpoint.settle import Unsettled
 from crishim.checkpoint.words import AddressMode, OnFailure, TcpMode
 from crishim.errors import Busy, CrishimError, NotFound, Precondition, final_refusals
 from crishim.ids import ContainerId, by_prefix, sandbox_id
@@ -65,12 +66,13 @@ if TYPE_CHECKING:
     from crishim.checkpoint.preparations import Preparations
     from crishim.checkpoint.restored import Restored
     from crishim.checkpoint.revive import Reviver
-    from crishim.checkpoint.sandboxes import Sandboxes
+    from crishim.checkpoint.sandboxes import Arrival, Sandboxes
     from crishim.checkpoint.turns import Turns
     from crishim.containerd.cri import Container, Cri
     from crishim.containerd.records import Records
     from crishim.paths import Paths
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _TCP_OPTIONS: dict[TcpMode, list[str]] = {
     TcpMode.ESTABLISHED: ["--tcp-established"],
@@ -284,7 +286,8 @@ class Restorer:
                     undo.push_async_callback(arrival.undo)
             with phases.step("restore"):
                 phases.lose(plan.told())
-                phases.lose(await self.reviver.run(container, operation=operation, arrival=arrival))
+                run = self.reviver.run(container, operation=operation, arrival=arrival)
+                phases.lose(await kept_if_unsettled(run, undo, arrival))
             undo.pop_all()
         try:
             if arrival is not None:
@@ -376,6 +379,19 @@ class Restorer:
             await in_thread(pending.finish, directory, lane=Lane.PAUSE)
             await in_thread(remove_images, directory / "images", lane=Lane.PAUSE)
             await in_thread(tree.remove_tree, directory, lane=Lane.PAUSE)
+
+
+async def kept_if_unsettled(
+    run: Awaitable[_T], undo: contextlib.AsyncExitStack, arrival: Arrival | None
+) -> _T:
+    """Await a restore; undo nothing where nobody knows whether its processes run."""
+    try:
+        return await run
+    except Unsettled:
+        undo.pop_all()
+        if arrival is not None:
+            await arrival.leave()
+        raise
 
 
 def _claimant(plan: pending.RestorePlan) -> Claimant | None:

@@ -55,7 +55,7 @@ class Reviver:
             behind its hold. arrival: of its pod's address; None for a new one.
         Returns: what could not be put back into its processes.
         Raises: ToolFailed: CRIU's last errors; its log is kept. Precondition: it ended at once.
-            Busy: it was broken off.
+            Busy: it was broken off. Unsettled: containerd is gone; nothing is to be undone.
         """
         operation.refuse_if_asked()
         began = time.monotonic()
@@ -82,7 +82,7 @@ class Reviver:
         try:
             if arrival is not None:
                 await arrival.seal()
-        except (CrishimError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it goes on then
             _log.warning("the restore of %s cannot be broken off: %s", container[:13], error)
             return False
         return not (self.paths.restore(container) / "work" / _OVER).exists()
@@ -98,13 +98,14 @@ class Reviver:
             path.unlink(missing_ok=True)
         try:
             await self.cri.start_container(container)
+            running = (await self.cri.container(container)).running
         except grpc.aio.AioRpcError as error:
             if await runs_after_all(container, directory, cri=self.cri):
                 return
             if not log.exists():
                 raise
             raise await in_thread(self._failed, container, log, error) from error
-        if not (await self.cri.container(container)).running:
+        if not running:
             raise Precondition(
                 f"container {container[:13]} was restored and ended at once",
                 hint="its processes found something missing; see its log and exit code",

@@ -109,6 +109,16 @@ class Arrival:
         if self._source is not None:
             await _tried(self._held.hand_over(self._source))
 
+    async def leave(self) -> None:
+        """Leave everything as it is: whether the sockets are there is not known yet.
+
+        Recovery finds it out when containerd is back; nothing is restored in the pod until then.
+        """
+        if not self._over:
+            self._over = True
+            self._sandboxes.doubtful.add(self._plan.sandbox)
+            await _tried(self._hold.leave())
+
     async def undo(self) -> None:
         """Take the address away again; the hold ends last, and stands until that has succeeded.
 
@@ -157,6 +167,7 @@ class Sandboxes:
         self._files = RecordFiles(paths.sandboxes, paths.sandbox, encode=_encode, decode=_decode)
         self._unfinished: set[SandboxId] = set()
         self._unwritten: set[SandboxId] = set()
+        self.doubtful: set[SandboxId] = set()
         self._arriving = asyncio.Lock()
 
     @property
@@ -314,6 +325,7 @@ class Sandboxes:
         record = replace(self._records[sandbox], released=True)
         self._records[sandbox] = record
         self._unfinished.discard(sandbox)
+        self.doubtful.discard(sandbox)
         self._unwritten.add(sandbox)
         await in_thread(self._files.write, sandbox, record)
         self._unwritten.discard(sandbox)
@@ -396,8 +408,11 @@ class Sandboxes:
 
     @property
     def unfinished(self) -> list[SandboxId]:
-        """The sandboxes with something of a failed restore in them that is to be taken back."""
-        return [item for item in self._unfinished if item in self._records]
+        """The sandboxes in which a restore has left something to be taken back, or to be found out.
+
+        Whether to take it back `recover` is told.
+        """
+        return [item for item in self._unfinished | self.doubtful if item in self._records]
 
     def sandboxes(self) -> list[SandboxId]:
         """Return the sandboxes with a preserved address."""
@@ -423,6 +438,7 @@ class Sandboxes:
         self._records.pop(sandbox, None)
         self._unfinished.discard(sandbox)
         self._unwritten.discard(sandbox)
+        self.doubtful.discard(sandbox)
 
     def correct(self, status: api_pb2.PodSandboxStatus) -> None:
         """Put the preserved addresses into a status that names the ones CNI assigned."""

@@ -8,7 +8,6 @@ Until then the pod's address and hold must stay as they are: sockets may come al
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import grpc
 
 from crishim.checkpoint import guardian
 from crishim.checkpoint.flow import in_thread
+from crishim.errors import Unavailable
 from crishim.tools import criu
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ _POLL_S = 0.02
 _TAKING_BACK_S = 0.5
 """From the end of `runc restore` until containerd has ended what nobody waits for any more."""
 _RUNTIME_BACK_S = 30.0
+
+
+class Unsettled(Unavailable):
+    """It is not known whether a restored container runs: nothing may be undone, nor finished."""
 
 
 async def settled(directory: Path) -> None:
@@ -72,16 +76,21 @@ async def clear_mounts() -> None:
 async def runs_after_all(container: ContainerId, directory: Path, *, cri: Cri) -> bool:
     """Return whether a container runs although its start has failed: containerd may have died.
 
-    It waits for containerd to be back, half a minute at most; without it, the answer is False. That
-    there is no such container is an answer too.
+    That there is no such container is an answer too.
+    Raises: Unsettled: containerd is not back within half a minute.
     """
-    with contextlib.suppress(TimeoutError):
+    try:
         async with asyncio.timeout(_RUNTIME_BACK_S):
             if await _runs(container, cri) is None:
                 return False
             await settled(directory)
             return bool(await _runs(container, cri))
-    return False
+    except TimeoutError:
+        raise Unsettled(
+            f"containerd died in the restore of container {container[:13]}: nobody knows yet "
+            "whether that runs",
+            hint="everything stays as it is until containerd is back",
+        ) from None
 
 
 async def _runs(container: ContainerId, cri: Cri) -> bool | None:

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.errors import CrishimError, ToolFailed
+from crishim.errors import CrishimError, ToolFailed, Unavailable
 from tests.fakes.containerd import Refused
 from tests.fakes.network import STATE, Network
 from tests.unit.moments import Moments
@@ -274,3 +274,45 @@ async def test_an_undo_of_a_preparation_whose_steps_fail_in_turn(
     node.containerd.leases.clear()  # they expire
     await scene.nothing_left()
     await scene.comes_to_life()
+
+
+@pytest.mark.parametrize("runs", [True, False])
+async def test_a_containerd_that_stays_away_has_nothing_undone(
+    scene, monkeypatch, runs: bool
+) -> None:
+    """Whether the container runs is found out when containerd is back, and nothing before."""
+    monkeypatch.setattr("crishim.checkpoint.settle._RUNTIME_BACK_S", 0.05)
+    node, network = scene.node, scene.network
+    scene.next_pod()
+    container = await scene.created()
+    netns = f"/run/netns/{scene.pod.id}"
+
+    async def dies(request: object) -> None:
+        if runs:
+            node.containerd.StartContainer(request)
+        raise Refused(grpc.StatusCode.UNAVAILABLE, "containerd has died")
+
+    async def away(request: object) -> None:
+        raise Refused(grpc.StatusCode.UNAVAILABLE, "containerd is away")
+
+    node.containerd.before = {"StartContainer": dies, "ContainerStatus": away}
+    with pytest.raises(Unavailable, match="nobody knows yet"):
+        await scene.starting(container)
+    assert netns in network.given and netns in network.holds and netns not in network.released
+    await node.flows.recovery.tend()
+    assert netns in network.given and netns in network.holds
+    node.containerd.before = {}
+    with pytest.raises(Unavailable):
+        await scene.starting(container)
+    await node.flows.recovery.tend()
+    assert netns not in network.holds and (netns in network.given) is runs
+    uid = scene.pod.metadata.uid
+    if runs:
+        assert node.flows.restored.before(pod_uid=uid, container="counter")
+    else:
+        await scene.starting(container)
+        assert network.released[-1] == netns
+    assert node.containerd.revived[-1] == container
+    await node.remove_pod(scene.pod)
+    await node.relay.calls.until_finished()
+    await scene.nothing_left()

@@ -22,14 +22,15 @@ from grpc_reflection.v1alpha import reflection
 from crishim import __version__
 from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
 from crishim.checkpoint.doctor.examine import examine
-from crishim.checkpoint.dump import Shared
-from crishim.checkpoint.dumper import Dumper
+from crishim.checkpoint.dumper import Dumper, Targets
 from crishim.checkpoint.handover import Handovers
 from crishim.checkpoint.held import Held
 from crishim.checkpoint.images import ImageDirectories
 from crishim.checkpoint.locks import Locks
+from crishim.checkpoint.needed import Needed
 from crishim.checkpoint.pins import Pins
 from crishim.checkpoint.preparations import Preparations
+from crishim.checkpoint.ready import Shared
 from crishim.checkpoint.receive import Receiver
 from crishim.checkpoint.recovery import Recovery
 from crishim.checkpoint.removal import Removal
@@ -173,7 +174,12 @@ def _register(
         store=flows.store,
         calls=calls,
         timeout_s=config.checkpoint.timeout_s,
-        removal=Removal(store=flows.store, paths=config.paths, pins=flows.pins, held=flows.held),
+        removal=Removal(
+            store=flows.store,
+            needed=Needed(paths=config.paths, held=flows.held),
+            pins=flows.pins,
+            held=flows.held,
+        ),
         examine=functools.partial(examine, config, channel),
     )
     Guard(calls).servicer(own, crishim_pb2.DESCRIPTOR.services_by_name["CheckpointRestore"])
@@ -223,11 +229,14 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
         namespace=namespace,
         store=store,
         turns=Turns(config.checkpoint.parallel),
+        targets=Targets(),
         pins=pins,
         shared=Shared(
             paths=paths,
+            cri=cri,
             locks=locks,
             held=held,
+            needed=Needed(paths=paths, held=held),
             handovers=handovers,
             drain_timeout_s=config.checkpoint.drain_timeout_s,
             layer_files_max=config.checkpoint.layer_files_max,

@@ -150,7 +150,7 @@ def test_crishim_is_upgraded(revived):
     assert_exec(revived)
     node.crictl("start", waiting)
     assert nodes.ask(copy.address, "count 2") == "count 2 2"
-    checkpoint(node, revived.container)
+    checkpoint(node, revived.container, "--force")
     node.crictl("stop", "--timeout", "10", revived.container)
     assert revived.status()["exitCode"] == 0
 

@@ -119,6 +119,16 @@ def test_a_checkpoint_stays_while_connections_wait_for_it(node: nodes.Node) -> N
         node.exec("crishim", "rm", "first")
     assert f"connections to {pod.address} wait for the restore of first" in refused.value.stderr
     assert "--force" in refused.value.stderr
+    other = node.pod().run()
+    for options in (("--name", "first"), ("--name", "first", "--force")):
+        with pytest.raises(nodes.CommandFailed) as refused:
+            node.exec("crishim", "checkpoint", other, *options)
+        assert ("is already there", "is what is left of container")["--force" in options] in (
+            refused.value.stderr
+        )
+    with pytest.raises(nodes.CommandFailed) as refused:
+        node.crictl("checkpoint", "--export", "/var/lib/crishim/checkpoints/first.tar", other)
+    assert "is what is left of container" in refused.value.stderr
     assert list(stored(node)) == ["first"]
     assert client.report()["errors"] == []
     eventually(lambda: times_sent_again(pod.address) > 0)

@@ -1,9 +1,9 @@
 """Writing an archive: one plain tar, sequentially, under a temporary name until it is whole.
 
 The file is locked as long as it is being written, so that `sweep_partials` can tell a dead
-writer's from a live one's. Memory pages and layers are written first and their headers last, when
-their sizes are known. This module must never know containers, CRIU or what an entry means.
-All calls block; use them from a thread.
+writer's from a live one's; how it gets its final name stands in `appearance`. Memory pages and
+layers are written first and their headers last, when their sizes are known. This module must never
+know containers, CRIU or what an entry means. All calls block; use them from a thread.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import os
 import re
-import secrets
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,13 +19,13 @@ from typing import TYPE_CHECKING, Self
 
 from crishim.checkpoint import manifest as manifests
 from crishim.checkpoint import tarformat
+from crishim.checkpoint.appearance import Appearance
 from crishim.checkpoint.digest import digest_bytes, digest_range
-from crishim.errors import Precondition
 from crishim.kernel.atomic import fsync_dir, lock_fd, pwrite_all, storage_errors
 from crishim.kernel.splice import copy_range
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 IMAGE_DIRECTORY = "checkpoint/"
@@ -44,12 +43,11 @@ class _Entry:
 
 
 class ArchiveWriter:
-    """An archive in the making; leaving its `with` block before `commit` removes it."""
+    """An archive in the making; leaving its `with` block before `publish` removes it."""
 
-    def __init__(self, target: Path, partial: Path, fd: int) -> None:
+    def __init__(self, target: Path, file: Appearance) -> None:
         self._target = target
-        self._partial = partial
-        self._fd = fd
+        self._file = file
         self._end = 0
         self._before_member = 0
         self._prepared = 0
@@ -57,16 +55,17 @@ class ArchiveWriter:
         self._member: _Entry | None = None
 
     @classmethod
-    def create(cls, target: Path) -> Self:
-        """Begin an archive that is to appear at `target`, replacing a file there.
+    def create(cls, target: Path, *, replace: Callable[[], None] | None = None) -> Self:
+        """Begin an archive that is to appear at `target`.
 
-        Raises: NotFound: the directory is missing. NoSpace, Precondition: as the disk says.
+        Args: replace: see `Appearance`; by default nothing is ever replaced.
+        Raises: AlreadyExists: something is there. NotFound: the directory is missing. NoSpace,
+            Precondition: as the disk says. What `replace` raises.
         """
+        file = Appearance(target, replace=replace)
         with storage_errors(f"cannot write a checkpoint to {target}"):
-            if target.is_dir():
-                raise Precondition(f"{target} is a directory", hint="name a file")
-            partial, fd = _create_locked(target)
-        writer = cls(target, partial, fd)
+            file.create()
+        writer = cls(target, file)
         try:
             writer._write_header(
                 tarformat.Header(
@@ -79,14 +78,19 @@ class ArchiveWriter:
         return writer
 
     @property
+    def target(self) -> Path:
+        """Where the archive is to appear."""
+        return self._target
+
+    @property
     def partial(self) -> Path:
-        """Where the file lies until `commit`; whoever finds it gone knows that it was committed."""
-        return self._partial
+        """Where the file lies until `publish`."""
+        return self._file.partial
 
     @property
     def fd(self) -> int:
         """The file, for whoever fills an open member by offset; it stays the writer's."""
-        return self._fd
+        return self._file.fd
 
     def prepare(self, expected_bytes: int) -> None:
         """Write zeros where the next entries will lie, so that writing them is quicker.
@@ -97,9 +101,9 @@ class ArchiveWriter:
         """
         start, end = max(self._end, self._prepared), self._end + expected_bytes
         with self._errors():
-            os.posix_fallocate(self._fd, start, max(end - start, 1))
+            os.posix_fallocate(self.fd, start, max(end - start, 1))
             for offset in range(start, end, len(_ZEROS)):
-                pwrite_all(self._fd, _ZEROS[: end - offset], offset)
+                pwrite_all(self.fd, _ZEROS[: end - offset], offset)
         self._prepared = max(end, self._prepared)
 
     def begin_member(self, name: str) -> int:
@@ -130,7 +134,7 @@ class ArchiveWriter:
         with self._errors():
             self._write_header(tarformat.Header(name=member.name.encode(), size=size))
             padding = bytes(tarformat.padded(size) - size)
-            pwrite_all(self._fd, padding, end)
+            pwrite_all(self.fd, padding, end)
         self._end = member.offset + tarformat.padded(size)
         member.size = size
         self._entries.append(member)
@@ -148,7 +152,7 @@ class ArchiveWriter:
         size = os.fstat(fd).st_size
         offset = self.begin_member(name)
         with self._errors():
-            copied = copy_range(fd, 0, self._fd, offset, size)
+            copied = copy_range(fd, 0, self.fd, offset, size)
         self.end_member(offset + copied)
         return copied
 
@@ -174,7 +178,7 @@ class ArchiveWriter:
     def seal(self) -> None:
         """Make what has been written durable and compute the digests, both at the same time."""
         with self._errors(), ThreadPoolExecutor(1, "archive-fsync") as executor:
-            syncing = executor.submit(os.fsync, self._fd)
+            syncing = executor.submit(os.fsync, self.fd)
             self.digest()
             syncing.result()
 
@@ -185,43 +189,24 @@ class ArchiveWriter:
         """
         for entry in self._entries:
             entry.digest = entry.digest or (known or {}).get(entry.name, "")
-            entry.digest = entry.digest or digest_range(self._fd, entry.offset, entry.size)
+            entry.digest = entry.digest or digest_range(self.fd, entry.offset, entry.size)
 
     def commit(self, manifest: manifests.Manifest) -> int:
-        """Write the manifest, given the list of entries, and let the archive appear.
+        """Do all that is left: seal, complete, publish, settle; return the archive's size in bytes.
 
-        Returns: the size of the archive in bytes.
-        Raises: NoSpace, NotFound, Precondition: nothing has appeared; `abort` is still needed.
+        Raises: as those do; `abort` is still needed.
         """
         self.seal()
-        self._complete(manifest)
-        with self._errors():
-            os.fsync(self._fd)
-            os.rename(self._partial, self._target)
+        self.complete(manifest)
+        self.sync()
+        self.publish()
         return self.settle()
 
-    def publish(self, manifest: manifests.Manifest) -> None:
-        """Let the archive appear before it is durable; `settle` must follow.
+    def complete(self, manifest: manifests.Manifest) -> None:
+        """Write the manifest, given the list of entries; nothing can be added any more.
 
-        Only for a reader on this node, which a power cut ends too. A torn archive that it leaves
-        is told by its manifest and digests.
-        Raises: as `commit`.
+        Raises: NoSpace, Precondition: as the disk says.
         """
-        with self._errors():
-            self.digest()
-            self._complete(manifest)
-            os.rename(self._partial, self._target)
-
-    def settle(self) -> int:
-        """Make an archive that has appeared durable under its name; return its size in bytes."""
-        with self._errors():
-            os.fsync(self._fd)
-            fsync_dir(self._target.parent)
-        os.close(self._fd)
-        self._fd = -1
-        return self._end
-
-    def _complete(self, manifest: manifests.Manifest) -> None:
         entries = tuple(
             manifests.Entry(name=entry.name, size=entry.size, digest=entry.digest)
             for entry in self._entries
@@ -230,16 +215,48 @@ class ArchiveWriter:
         self.add_bytes(manifests.NAME, data)
         with self._errors():
             self._append(tarformat.END)
-            os.ftruncate(self._fd, self._end)
+            os.ftruncate(self.fd, self._end)
+
+    def sync(self) -> None:
+        """Make what has been written durable.
+
+        An archive that appears without it needs it right after, by `settle`. Until then only a
+        reader on this node may count on it, which a power cut ends too; a torn archive that one
+        leaves is told by its manifest and digests.
+        """
+        with self._errors():
+            os.fsync(self.fd)
+
+    def publish(self) -> None:
+        """Let the complete archive appear under its final name; `settle` must follow.
+
+        Raises: AlreadyExists, NoSpace, NotFound, Precondition: `appeared` tells what is so.
+        """
+        with self._errors():
+            self._file.appear()
+
+    def appeared(self) -> bool | None:
+        """Return whether the archive has its final name; None where nobody can tell."""
+        return self._file.appeared()
+
+    def settle(self) -> int:
+        """Make an archive that has appeared durable under its name; return its size in bytes."""
+        with self._errors():
+            os.fsync(self.fd)
+            fsync_dir(self._target.parent)
+        return self._end
+
+    def withdraw(self) -> None:
+        """Remove an archive that has appeared and that nobody was told of.
+
+        One that has taken another's place stays, or nothing of the two would be left.
+        """
+        with self._errors():
+            self._file.withdraw()
 
     def abort(self) -> None:
-        """Remove the unfinished file; nothing to do after `commit`."""
-        if self._fd < 0:
-            return
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._partial)
-        os.close(self._fd)
-        self._fd = -1
+        """Close the archive and remove it, unless it has appeared or may have. May be repeated."""
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -251,7 +268,7 @@ class ArchiveWriter:
         self._append(tarformat.build_header(header))
 
     def _append(self, data: bytes) -> None:
-        pwrite_all(self._fd, data, self._end)
+        pwrite_all(self.fd, data, self._end)
         self._end += len(data)
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
@@ -274,13 +291,3 @@ def sweep_partials(directory: Path) -> list[str]:
             finally:
                 os.close(fd)
     return swept
-
-
-def _create_locked(target: Path) -> tuple[Path, int]:
-    while True:
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        # A sweep between the two lines finds the file unlocked and removes it.
-        if lock_fd(fd) and os.fstat(fd).st_nlink:
-            return partial, fd
-        os.close(fd)

@@ -5,27 +5,52 @@ The steps of a dump itself are in `dump`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import logging
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint import losses
 from crishim.checkpoint.dump import Dump
 from crishim.checkpoint.flow import unbroken
 from crishim.checkpoint.resolve import resolve
-from crishim.errors import Precondition
+from crishim.errors import Busy, Precondition
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from crishim.checkpoint.dump import Shared
     from crishim.checkpoint.phases import Phases
     from crishim.checkpoint.pins import Pins
+    from crishim.checkpoint.ready import Shared
     from crishim.checkpoint.request import DumpRequest, DumpResult
     from crishim.checkpoint.resolve import Source
     from crishim.checkpoint.store import Store
     from crishim.checkpoint.turns import Turns
     from crishim.containerd.cri import Cri
     from crishim.containerd.records import Records
+
+_log = logging.getLogger(__name__)
+
+
+class Targets:
+    """Where archives are being written: one dump at a time for each place."""
+
+    def __init__(self) -> None:
+        self._taken: set[Path] = set()
+
+    @contextlib.contextmanager
+    def one(self, request: DumpRequest) -> Iterator[None]:
+        """Own a request's output for the block; raise Busy if another dump writes there."""
+        target = request.output
+        assert target is not None
+        if target in self._taken:
+            raise Busy(f"another checkpoint is being written to {target}")
+        self._taken.add(target)
+        try:
+            yield
+        finally:
+            self._taken.remove(target)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +62,7 @@ class Dumper:
     namespace: str
     store: Store
     turns: Turns
+    targets: Targets
     pins: Pins
     shared: Shared
 
@@ -46,7 +72,8 @@ class Dumper:
         Raises:
             NotFound, Precondition, Unsupported: refused before anything was touched.
             ToolMissing: there is no CRIU, or only one that is too old.
-            Busy: another operation on the container is under way.
+            AlreadyExists: the output is there already; nothing was overwritten.
+            Busy: another operation on the container is under way, or it is being stopped.
             NoSpace: the archive does not fit, or too many dumps wait; the container runs on.
             ToolFailed: runc or CRIU failed; the container runs on, CRIU's log is kept.
             DeadlineExceeded: between two phases; the container runs on.
@@ -55,22 +82,36 @@ class Dumper:
         source = await self._resolve(request.container, phases)
         self._refuse_stopped(source)
         container, sandbox = source.container.id, source.sandbox.id
-        with self.shared.locks.hold(container, "checkpoint", sandbox=sandbox):
-            async with self.turns.take(phases) as waited:
-                if waited:
-                    source = await self._resolve(container, phases)
-                dump = Dump(
-                    self.shared,
-                    source,
-                    request,
-                    target=self._target(source, request),
-                    phases=phases,
-                )
+        hold = self.shared.locks.hold(container, "checkpoint", sandbox=sandbox)
+        with hold as operation:
+            async with contextlib.AsyncExitStack() as turn:
+                with operation.gives_way():
+                    if await turn.enter_async_context(self.turns.take(phases)):
+                        source = await self._resolve(container, phases)
+                wanted = replace(request, output=self._target(source, request))
+                turn.enter_context(self.targets.one(wanted))
+                dump = Dump(self.shared, source, wanted, operation=operation, phases=phases)
                 result = await unbroken(dump.run())
+        self._tell(source, result)
         losses.log(result.manifest.losses, subject=f"checkpoint of {source.container.id[:13]}")
         if self.store.name_of(result.archive):
             await self.pins.add(result.manifest)
         return result
+
+    def _tell(self, source: Source, result: DumpResult) -> None:
+        pod, figures = source.sandbox.status.metadata, result.manifest.statistics
+        frozen = f" (frozen {result.frozen_us / 1e3:.0f} ms until it was durable)"
+        _log.info(
+            "checkpointed container %s (%s of pod %s/%s): %s, %.1f MB, paused %.0f ms%s",
+            source.container.id[:13],
+            source.container.status.metadata.name,
+            pod.namespace,
+            pod.name,
+            result.archive,
+            result.archive_bytes / 1e6,
+            figures.freeze_us / 1e3,
+            frozen * bool(result.frozen_us),
+        )
 
     def _refuse_stopped(self, source: Source) -> None:
         """Refuse a container that was stopped: thawing it would make a second live copy."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class FifoReceiver:
-    """The readers of one dump's FIFOs; enter its `with` block before CRIU starts.
+    """The readers of one dump's FIFOs; enter its `async with` block before CRIU starts.
 
     Leaving the block closes what is open and removes the FIFOs. CRIU must have ended by then.
     Args:
@@ -61,9 +61,9 @@ class FifoReceiver:
         self._ended = False
         self._poll = select.epoll()
         self._returned = os.eventfd(0, os.EFD_CLOEXEC)
-        self._thread = threading.Thread(target=self._run, name="fifo-receiver")
+        self._thread = threading.Thread(target=self._run, name="fifo-receiver", daemon=True)
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         try:
             for number in range(1, self._count + 1):
                 path = self._dir / f"pages-{number}.img"
@@ -75,7 +75,7 @@ class FifoReceiver:
             self._poll.register(self._returned, select.EPOLLIN)
             self._thread.start()
         except BaseException:
-            self._close()
+            await in_thread(self._close, lane=Lane.PAUSE)
             raise
         return self
 
@@ -93,8 +93,12 @@ class FifoReceiver:
                 raise self._error
         return self._received_bytes
 
-    def __exit__(self, *_: object) -> None:
+    async def __aexit__(self, *_: object) -> None:
         os.eventfd_write(self._returned, 1)
+        await in_thread(self._join, lane=Lane.PAUSE)
+
+    def _join(self) -> None:
+        """Wait for the reader, which may be in the middle of a write to a slow disk."""
         self._thread.join()
         self._close()
 

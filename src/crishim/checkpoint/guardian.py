@@ -4,7 +4,8 @@ A daemon killed by SIGKILL undoes nothing itself. So before it freezes anything 
 program with a description of the dump on standard input and keeps the pipe open. The word "done"
 discharges the guardian; the end of the pipe without it makes it act: let a running CRIU come to its
 end (it is never killed: a killed CRIU leaves its parasite in the process), thaw, lift the hold on
-connections, remove the half archive.
+connections, remove the half archive. With `stop` it does so only if the archive certainly has not
+appeared; where nobody can tell, the container stays frozen and the daemon's log says so.
 
 Only the standard library: it is started by path, isolated, and is awake before the pause, or its
 start would take a processor from CRIU. For the same reason it imports what is slow (asyncio takes
@@ -23,12 +24,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
+    from typing import Any
 
 _AWAKE = b"awake\n"
 _CLONE_NEWNET = 0x40000000
 _POLL_S = 0.02
 _TOOLS = {b"runc", b"criu"}
-_TOOL_TIMEOUT_S = 30
+_PUBLISHING = "publishing"
 
 
 class Guardian:
@@ -36,11 +38,13 @@ class Guardian:
 
     Args:
         dump: directory of the dump; its path stands in the command line of the `runc checkpoint`.
-        partial: half archive to remove; once it has its final name nothing is thawed any more.
+        partial: half archive to remove.
+        target: where it is to appear, if the source is to end then: nothing is thawed any more once
+            it is there, or may be. None where the container goes on whatever becomes of it.
         freezer: cgroup directory to thaw.
-        netns: path of the pod's network namespace; "" when no hold is set in it.
-        table: family and name of the hold's nft table, for instance "netdev crishim_ab12".
-        locked: descriptors whose locks tell a new daemon that what they lock is still in use.
+        hold: `netns`, `family` and `table` of an nft table to delete, None for none.
+        locked: descriptors whose locks tell a new daemon that what they lock is still in use; the
+            first one is the half archive's.
     """
 
     def __init__(
@@ -48,17 +52,18 @@ class Guardian:
         *,
         dump: Path,
         partial: Path,
+        target: Path | None,
         freezer: Path,
-        netns: str,
-        table: str,
+        hold: dict[str, str] | None,
         locked: tuple[int, ...],
     ) -> None:
         self._charge = {
             "dump": str(dump),
             "partial": str(partial),
+            "target": None if target is None else str(target),
             "freezer": str(freezer),
-            "netns": netns,
-            "table": table,
+            "hold": hold,
+            "archive": locked[0] if locked else -1,
         }
         self._locked = locked
         self._process: asyncio.subprocess.Process | None = None
@@ -88,12 +93,24 @@ class Guardian:
         if await self._process.stdout.readline() != _AWAKE:
             raise ChildProcessError("the guardian of the dump did not start")
 
+    def check(self) -> None:
+        """Raise ChildProcessError if it has ended: nobody would thaw what is frozen from now on."""
+        if self._process is None or self._process.returncode is not None:
+            raise ChildProcessError("the guardian of the dump has ended")
+
     async def discharge(self) -> None:
         """Tell it that all is well and wait for its end. Safe to repeat."""
+        await self._end(b"done\n")
+
+    async def act(self) -> None:
+        """Have it undo what we could not, as if we had died, and wait for its end."""
+        await self._end(b"")
+
+    async def _end(self, word: bytes) -> None:
         if self._process is None or self._process.stdin is None:
             return
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._process.stdin.write(b"done\n")
+            self._process.stdin.write(word)
             await self._process.stdin.drain()
         self._process.stdin.close()
         await self._process.wait()
@@ -105,36 +122,70 @@ def main() -> int:
     os.write(sys.stdout.fileno(), _AWAKE)
     if sys.stdin.buffer.readline() == b"done\n":
         return 0
-    import subprocess
-
     _end_dump(Path(charge["dump"]))
-    if not os.path.exists(charge["partial"]):
-        return 0  # the archive is complete: what follows goes forward, at the daemon's next start
+    if charge["target"] is not None and (why := _may_have_appeared(charge)):
+        print(f"crishim guardian: the container stays frozen: {why}", file=sys.stderr)
+        return 0  # what follows goes forward, at the daemon's next start
     # Each step on its own: the container must go on, whatever else fails.
     for step in (_thaw, _let_go, _remove):
         try:
             step(charge)
-        except (OSError, subprocess.SubprocessError) as error:
+        except Exception as error:  # noqa: BLE001 - see above
             print(f"crishim guardian: {step.__name__[1:]}: {error}", file=sys.stderr)
     return 0
 
 
-def _thaw(charge: dict[str, str]) -> None:
-    state, word = Path(charge["freezer"], "freezer.state"), "THAWED"
-    if not state.exists():
-        state, word = Path(charge["freezer"], "cgroup.freeze"), "0"
-    if state.exists():
-        state.write_text(word, encoding="ascii")
+def _may_have_appeared(charge: dict[str, Any]) -> str:
+    """Return why the archive may have its final name; "" if it certainly has not.
+
+    Only what is there proves anything. That the half archive's name is gone does not: anybody may
+    have removed it; and a file system that fails to answer has not said no.
+    """
+    try:
+        os.lstat(os.path.join(charge["dump"], _PUBLISHING))
+    except FileNotFoundError:
+        return ""  # its rename was never tried
+    except OSError as error:
+        return str(error)
+    try:
+        own = os.fstat(charge["archive"])
+        if _is(own, charge["target"]):
+            return f"its checkpoint {charge['target']} is complete"
+        if own.st_nlink == 0 or _is(own, charge["partial"]):
+            return ""
+    except OSError as error:
+        return str(error)
+    return f"nobody can tell where its checkpoint {charge['target']} is"
 
 
-def _let_go(charge: dict[str, str]) -> None:
-    if charge["table"]:
-        _enter(charge["netns"])
-        _call(["nft", "delete", "table", *charge["table"].split()])
+def _is(own: os.stat_result, path: str) -> bool:
+    try:
+        return os.path.samestat(own, os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
-def _remove(charge: dict[str, str]) -> None:
-    with contextlib.suppress(FileNotFoundError):
+def _thaw(charge: dict[str, Any]) -> None:
+    for name, word in (("freezer.state", b"THAWED"), ("cgroup.freeze", b"0")):
+        # It is tried rather than looked for: a file that cannot be looked at is no absent one.
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(os.path.join(charge["freezer"], name), os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, word)
+            finally:
+                os.close(fd)
+
+
+def _let_go(charge: dict[str, Any]) -> None:
+    """Delete the hold's table, in its namespace; it may not be there yet."""
+    if hold := charge["hold"]:
+        _enter(hold["netns"])
+        table = f"{hold['family']} {hold['table']}"
+        _nft(f"add table {table}; delete table {table}")
+
+
+def _remove(charge: dict[str, Any]) -> None:
+    if _is(os.fstat(charge["archive"]), charge["partial"]):
         os.unlink(charge["partial"])
 
 
@@ -193,15 +244,18 @@ def _enter(netns: str) -> None:
     os.close(fd)
 
 
-def _call(argv: list[str]) -> None:
-    import subprocess
+def _nft(text: str) -> None:
+    """Run one transaction of nftables, by the library that the hold was made with."""
+    import ctypes
 
-    done = subprocess.run(  # this process has no event loop and no threads
-        argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TOOL_TIMEOUT_S, check=False
-    )
-    if done.returncode != 0:
-        text = done.stderr.decode(errors="replace").strip()
-        print(f"crishim guardian: {' '.join(argv)}: {text}", file=sys.stderr)
+    library = ctypes.CDLL("libnftables.so.1")
+    library.nft_ctx_new.restype = ctypes.c_void_p
+    library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+    context = ctypes.c_void_p(library.nft_ctx_new(0))
+    library.nft_ctx_buffer_error(context)
+    if library.nft_run_cmd_from_buffer(context, text.encode()) != 0:
+        error: bytes = library.nft_ctx_get_error_buffer(context)
+        raise OSError(error.decode(errors="replace").strip())
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ class Handover:
         loop = asyncio.get_running_loop()
         self._held: asyncio.Future[None] = loop.create_future()
         self._archive: asyncio.Future[tuple[Path, Path | None]] = loop.create_future()
-        self._over = asyncio.Event()
+        self._over: asyncio.Future[bool] = loop.create_future()
+        self.taken = False
+        """A dump serves it, or has."""
         self.image_directory: Path | None = None
         """Where the restore would like to find the page images as files; set once it is there."""
 
@@ -52,9 +54,9 @@ class Handover:
                 )
                 future.exception()  # the restore may be gone, which is fine
 
-    async def wait_over(self) -> None:
-        """Wait, as the dump, until the restore has come to its end, whichever."""
-        await self._over.wait()
+    async def wait_over(self) -> bool:
+        """Wait, as the dump, until the restore has come to its end; return whether it succeeded."""
+        return await asyncio.shield(self._over)
 
     async def wait_held(self) -> None:
         """Wait, as the restore, for the dump's pause; raise Precondition if the dump fails."""
@@ -67,9 +69,9 @@ class Handover:
         """
         return await asyncio.shield(self._archive)
 
-    def restore_ended(self) -> None:
+    def restore_ended(self, *, succeeded: bool) -> None:
         """Say, as the restore, that it has come to its end."""
-        self._over.set()
+        self._over.set_result(succeeded)
 
 
 class Handovers:
@@ -84,12 +86,22 @@ class Handovers:
         if source in self._waiting:
             raise Busy(f"another restore waits for container {source[:13]}")
         handover = self._waiting[source] = Handover()
+        succeeded = False
         try:
             yield handover
+            succeeded = True
         finally:
             del self._waiting[source]
-            handover.restore_ended()
+            handover.restore_ended(succeeded=succeeded)
 
-    def of(self, source: ContainerId) -> Handover | None:
-        """Return what a dump of this container has to serve, as the dump; None for nobody."""
-        return self._waiting.get(source)
+    def take(self, source: ContainerId) -> Handover | None:
+        """Return what a dump of this container has to serve, as the dump; None for nobody.
+
+        It is the first dump's that asks: another one, while a restore undoes what the first has
+        made fail, has nobody to serve.
+        """
+        handover = self._waiting.get(source)
+        if handover is None or handover.taken:
+            return None
+        handover.taken = True
+        return handover

@@ -138,7 +138,7 @@ class Held:
         return [*self._records, *self._files.unreadable]
 
     def records(self) -> list[HeldRecord]:
-        """Return the records of all stopped containers."""
+        """Return the records of all stopped containers; any thread may ask."""
         return list(self._records.values())
 
     def tables(self) -> set[str]:
@@ -146,6 +146,13 @@ class Held:
         holds = [hold for r in self._records.values() for hold in (r.pod_hold, r.node_hold)]
         holds += [caught.record for caught in self._catching.values()]
         return {item.table for item in holds if item is not None}
+
+    async def doubt(self, sandbox: SandboxId) -> None:
+        """Write down that a stopped container's archive may not outlast the node's power.
+
+        No daemon ends the container then; whoever stops it does.
+        """
+        await self._write(replace(self._records[sandbox], doubtful=True))
 
     def of_sandbox(self, sandbox: SandboxId) -> HeldRecord | None:
         """Return the stopped container of a sandbox.
@@ -366,7 +373,11 @@ class Held:
         record = self._records.get(sandbox)
         if record is None or sandbox in self._undecided:
             return
-        if not record.kubelet:
+        if record.doubtful and record.frozen:
+            _log.warning(
+                "container %s stays frozen: %s may not be durable", record.container, record.archive
+            )
+        elif not record.kubelet:
             await self.end(sandbox)
 
     async def _hold_at_node(self, sandbox: SandboxId) -> None:

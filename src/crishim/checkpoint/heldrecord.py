@@ -49,6 +49,8 @@ class HeldRecord:
         reservations: host-local's directory; "" where another plugin gave the addresses.
         boot_id, stopped_at_boot_ns: which boot `waited_s` counts in, and CLOCK_BOOTTIME when it
             began; the wall clock may be set at any time.
+        doubtful: its archive could not be made durable, and nobody has restored it: the container
+            stays frozen until somebody stops it.
     """
 
     sandbox: SandboxId
@@ -68,6 +70,7 @@ class HeldRecord:
     device: int = 0
     boot_id: str = ""
     stopped_at_boot_ns: int = 0
+    doubtful: bool = False
 
     @property
     def waiting(self) -> tuple[str, ...]:
@@ -138,6 +141,7 @@ def decode(data: bytes) -> HeldRecord:
             device=table.get("device", 0),
             boot_id=table.get("boot_id", ""),
             stopped_at_boot_ns=table.get("stopped_at_boot_ns", 0),
+            doubtful=table.get("doubtful", False),
         )
     except (ValueError, KeyError, TypeError, CrishimError) as error:
         raise Corrupt("not the record of a stopped container", details=repr(error)) from error

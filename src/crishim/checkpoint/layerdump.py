@@ -97,7 +97,7 @@ class LayerDump:
 
         Args: undo: closes the file that waits for `add`.
         """
-        self._changes = workspace.unnamed_file(undo)
+        self._changes = await workspace.unnamed_file(undo)
 
         def copy() -> None:
             self._changes_end = self._capture.last_pass(self._changes, 0)

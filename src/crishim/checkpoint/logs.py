@@ -20,6 +20,7 @@ import stat
 import struct
 import termios
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crishim.errors import CrishimError
@@ -44,29 +45,45 @@ _KEPT_FOLDERS = 50
 _OURS = ("dump-", "restore-")
 
 
-async def settled_size(log: Path, *, pid: int) -> int:
-    """Wait until what a frozen process wrote has reached the log, and return the log's size.
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """What a container had logged by its pause: an open file, whatever its name is by now."""
 
-    Args: pid: first process of the container; its standard output and error are looked at.
-    Returns: bytes; 0 when there is no log file. After a second the size as it is: a runtime that
-        does not read (log on a full disk) must not keep the container frozen.
+    fd: int
+    size_bytes: int
+
+
+async def settled(log: Path, *, pid: int, undo: contextlib.AsyncExitStack) -> Logged | None:
+    """Wait until what a frozen process wrote has reached the log; return the log and its size.
+
+    Args:
+        pid: first process of the container; its standard output and error are looked at.
+        undo: closes the file.
+    Returns: None when there is no log file. After a second the size as it is: a runtime that does
+        not read (log on a full disk) must not keep the container frozen.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + _LIMIT_S
-    size, quiet = -1, 0
+    fd, size, quiet = -1, -1, 0
     while quiet < _QUIET_POLLS and loop.time() < end:
-        now = _size(log)
+        if (current := _current(log, fd)) >= 0:
+            fd = current
+            undo.callback(os.close, fd)
+        now = os.fstat(fd).st_size if fd >= 0 else 0
         quiet = quiet + 1 if now == size and not _waiting_bytes(pid) else 0
         size = now
         await asyncio.sleep(_POLL_S)
-    return max(size, 0)
+    return Logged(fd, size) if fd >= 0 else None
 
 
-def _size(log: Path) -> int:
+def _current(log: Path, fd: int) -> int:
+    """Open the log if it is another file than `fd`, because the kubelet has rotated it; else -1."""
     try:
-        return log.stat().st_size
+        if fd >= 0 and os.path.samestat(os.stat(log, follow_symlinks=False), os.fstat(fd)):
+            return -1
+        return os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        return 0
+        return -1
 
 
 def _waiting_bytes(pid: int) -> int:
@@ -86,18 +103,11 @@ def _waiting_bytes(pid: int) -> int:
     return waiting
 
 
-def add(writer: ArchiveWriter, log: Path, *, size_bytes: int) -> None:
-    """Append the first `size_bytes` of a log to an archive; a log that is gone adds nothing."""
-    try:
-        fd = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        offset = writer.begin_member(MEMBER)
-        copied = copy_range(fd, 0, writer.fd, offset, size_bytes)
-        writer.end_member(offset + copied)
-    finally:
-        os.close(fd)
+def add(writer: ArchiveWriter, log: Logged) -> None:
+    """Append to an archive what a container had logged; blocks."""
+    offset = writer.begin_member(MEMBER)
+    copied = copy_range(log.fd, 0, writer.fd, offset, log.size_bytes)
+    writer.end_member(offset + copied)
 
 
 def carry(archive: ArchiveReader, log: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crishim.checkpoint import logs, remaps
 from crishim.checkpoint.fifo import FifoReceiver
@@ -18,6 +18,7 @@ from crishim.tools import runc as runcs
 
 if TYPE_CHECKING:
     import contextlib
+    from collections.abc import Coroutine
 
     from crishim.checkpoint.archive import ArchiveWriter
     from crishim.checkpoint.gather import Gatherer
@@ -28,8 +29,24 @@ if TYPE_CHECKING:
     from crishim.checkpoint.workspace import Workspace
 
 _SPARE_FIFOS = 8
+_FIFOS_MAX = 256
 """CRIU writes one page image per process and per piece of shared memory; with too few FIFOs the
-rest become ordinary files, which costs a copy."""
+rest become ordinary files, which costs a copy. Each takes a descriptor of the daemon's, which other
+dumps and restores need too."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Written:
+    """What the memory step has left for the rest of the archive.
+
+    Attributes:
+        image_bytes: of CRIU's images, so far.
+        log: None where the container has no log.
+    """
+
+    frozen_at_ns: int
+    image_bytes: int
+    log: logs.Logged | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,28 +72,42 @@ class MemoryDump:
     remaps: bool
     gatherer: Gatherer
 
-    async def run(self, facts: runcs.RuncFacts, undo: contextlib.AsyncExitStack) -> tuple[int, int]:
+    async def run(
+        self,
+        facts: runcs.RuncFacts,
+        undo: contextlib.AsyncExitStack,
+        *,
+        beside: Coroutine[Any, Any, None] | None = None,
+    ) -> tuple[int, logs.Logged | None]:
         """Write everything that must belong to the same moment.
 
-        Returns: bytes of memory written, bytes of the container's log.
+        Args: beside: runs at the same time; its error is this call's.
+        Returns: bytes of memory written; the container's log.
         Raises: ToolFailed: CRIU's last errors. NoSpace, Unsupported, Precondition.
-        On cancel: CRIU is waited for.
+        On cancel: CRIU, and what is done beside it, is waited for.
         """
-        aside = asyncio.gather(
-            self._log_bytes(), self._layer(undo), self.gatherer.in_pause(self.pids)
-        )
+        log = asyncio.ensure_future(self._log(undo))
+        aside: list[asyncio.Future[Any]] = [
+            log,
+            asyncio.ensure_future(self._layer(undo)),
+            asyncio.ensure_future(self.gatherer.in_pause(self.pids)),
+        ]
+        if beside is not None:
+            aside.append(asyncio.ensure_future(beside))
         try:
             image_bytes = await self._criu(facts)
-            log_bytes, _, _ = await aside
+            for work in aside:
+                await work
             if self.remaps:
                 links = await in_thread(remaps.listed, self.workspace, lane=Lane.PAUSE)
                 await self.layer.add_links(links)
                 await self.shared.add_links(links)
         except BaseException:
             self.layer.cancel()
-            await asyncio.gather(aside, return_exceptions=True)
+            # None is left behind: they write into files that the undo is about to close.
+            await asyncio.gather(*aside, return_exceptions=True)
             raise
-        return image_bytes, log_bytes
+        return image_bytes, log.result()
 
     async def _criu(self, facts: runcs.RuncFacts) -> int:
         options = runcs.CheckpointOptions(
@@ -89,8 +120,9 @@ class MemoryDump:
             tcp_established=self.tcp == "established",
             link_remap=facts.link_remap,
         )
-        count = len(self.pids) + _SPARE_FIFOS
-        with FifoReceiver(self.writer, options.images, count=count, trail=self.trail) as fifos:
+        count = min(len(self.pids) + _SPARE_FIFOS, _FIFOS_MAX)
+        receiver = FifoReceiver(self.writer, options.images, count=count, trail=self.trail)
+        async with receiver as fifos:
             await runcs.checkpoint(self.source.runc, self.source.container.id, options)
             return await fifos.finish()
 
@@ -100,7 +132,7 @@ class MemoryDump:
         if not self.remaps:
             await in_thread(remaps.late, self.pids, lane=Lane.PAUSE)
 
-    async def _log_bytes(self) -> int:
+    async def _log(self, undo: contextlib.AsyncExitStack) -> logs.Logged | None:
         if self.source.log is None:
-            return 0
-        return await logs.settled_size(self.source.log, pid=self.source.container.pid)
+            return None
+        return await logs.settled(self.source.log, pid=self.source.container.pid, undo=undo)

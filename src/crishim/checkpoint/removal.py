@@ -6,7 +6,6 @@ address.
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import logging
 from dataclasses import dataclass
@@ -15,19 +14,18 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from crishim.checkpoint import pending
 from crishim.checkpoint.flow import in_thread
-from crishim.errors import Busy, Corrupt, InvalidRequest, Precondition
+from crishim.errors import InvalidRequest, Precondition
 from crishim.ids import checkpoint_name
 from crishim.kernel import atomic
 
 if TYPE_CHECKING:
     from crishim.checkpoint.held import Held
     from crishim.checkpoint.heldrecord import HeldRecord
+    from crishim.checkpoint.needed import Needed
     from crishim.checkpoint.pins import Pins
     from crishim.checkpoint.store import Store
     from crishim.ids import CheckpointName
-    from crishim.paths import Paths
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +35,7 @@ class Removal:
     """Removes checkpoints; one object serves the daemon."""
 
     store: Store
-    paths: Paths
+    needed: Needed
     pins: Pins
     held: Held
 
@@ -60,7 +58,7 @@ class Removal:
             await self.held.give_up(record.sandbox, "somebody asked for it")
             return
         archive = self.store.find(self._name(named))
-        await in_thread(_refuse_wanted, archive, self.paths)
+        await in_thread(self.needed.refuse_planned, archive)
         if record := self.held.of_archive(archive):
             if not force:
                 raise Precondition(
@@ -97,19 +95,6 @@ class Removal:
         if self.store.has(named):
             return None
         return self.held.of_addresses([address])
-
-
-def _refuse_wanted(archive: Path, paths: Paths) -> None:
-    for directory in paths.restores.glob("*"):
-        # A damaged plan restores nothing.
-        with contextlib.suppress(Corrupt):
-            plan = pending.read(directory)
-            if plan is not None and plan.archive == str(archive):
-                raise Busy(
-                    f"container {directory.name[:13]} ({plan.container_name}) is to be restored "
-                    f"from {archive.stem}",
-                    hint="start or remove that container first",
-                )
 
 
 def _unlink(archive: Path) -> None:

@@ -21,6 +21,7 @@ class DumpRequest:
         container: id or unambiguous prefix.
         output: absolute path of the archive; None for the store.
         name: its name in the store; None for one made of pod, container and time.
+        replace: a file that is there may go, unless somebody needs it (see `needed`).
         stop: end the container once the archive is durable.
         tcp: "established", "close" or "refuse".
     """
@@ -28,6 +29,7 @@ class DumpRequest:
     container: str
     output: Path | None = None
     name: CheckpointName | None = None
+    replace: bool = False
     stop: bool = False
     tcp: str = "established"
 
@@ -40,3 +42,10 @@ class DumpResult:
     archive_bytes: int
     manifest: Manifest
     phases: Phases
+
+    @property
+    def frozen_us(self) -> int:
+        """From the pause until the archive was durable, with `stop`; else 0."""
+        if self.manifest.options.source_running:
+            return 0
+        return self.phases.until_us("pause", "publish")

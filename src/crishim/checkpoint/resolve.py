@@ -68,20 +68,21 @@ async def resolve(
     sandbox = await cri.sandbox(container.sandbox)
     record = await records.container(container.id)
     runc = runc_of(record, paths=paths, namespace=namespace)
-    others = [
-        c
-        for c in await cri.containers(container.sandbox)
-        if c.id != container.id and c.state == container.status.state
-    ]
     return Source(
         container=container,
         sandbox=sandbox,
         runc=runc,
         layer=writable_layer(container.pid),
         log=Path(container.status.log_path) if container.status.log_path else None,
-        neighbours=len(others),
+        neighbours=await neighbours(container, cri=cri),
         kubelet=from_kubelet(container.status.annotations),
     )
+
+
+async def neighbours(container: Container, *, cri: Cri) -> int:
+    """Return how many other containers of a running container's pod run now."""
+    found = await cri.containers(container.sandbox)
+    return sum(c.id != container.id and c.state == container.status.state for c in found)
 
 
 def from_kubelet(annotations: Mapping[str, str]) -> bool:

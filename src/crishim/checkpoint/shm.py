@@ -68,7 +68,7 @@ class SharedMemoryDump:
         ):
             return
         self._capture = LayerCapture(plain_overlay(self._directory), devices=False)
-        self._fd = workspace.unnamed_file(undo)
+        self._fd = await workspace.unnamed_file(undo)
         self._end = await in_thread(
             self._capture.last_pass, self._fd, 0, cancel=self._capture.cancel, lane=Lane.PAUSE
         )

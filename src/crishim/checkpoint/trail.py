@@ -49,7 +49,7 @@ class Trail:
         self._state = RunningDigest()
         self._copy = -1
         self._buffer = memoryview(bytearray(_CHUNK_BYTES))
-        self._thread = threading.Thread(target=self._run, name="trail")
+        self._thread = threading.Thread(target=self._run, name="trail", daemon=True)
         self._thread.start()
 
     def prepare(self, expected_bytes: int) -> None:

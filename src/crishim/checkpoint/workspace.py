@@ -4,6 +4,7 @@
     criu.conf    CRIU's options that runc has no flag for
     directory    where the half archive lies
     freezer      the cgroup that the dump freezes
+    publishing   the archive is about to get its name (with `stop`); without it, it never had it
     lock         locked as long as the dump, or its guardian, is at work
 
 The notes outlive a daemon that is killed; `recovery` reads them. This module knows no steps.
@@ -15,10 +16,11 @@ import os
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint import logs
-from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.flow import in_thread, made_in_thread
 from crishim.checkpoint.lanes import Lane
 from crishim.errors import Busy
 from crishim.kernel import atomic, cgroup, tree
+from crishim.kernel.atomic import storage_errors
 
 if TYPE_CHECKING:
     import contextlib
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _DIRECTORY = "directory"
 _FREEZER = "freezer"
+_PUBLISHING = "publishing"
 
 
 class Workspace:
@@ -54,28 +57,42 @@ class Workspace:
 
         Raises: Busy: the guardian of an earlier daemon's dump is still at work in it.
         """
+        self.lock = await made_in_thread(undo, self._locked, self._remove)
+
+        async def keep(kind: type[BaseException] | None, *_: object) -> None:
+            if kind is not None:
+                await in_thread(logs.keep, self.path, self.kept_logs, lane=Lane.PAUSE)
+
+        undo.push_async_exit(keep)
+        await in_thread(self._fill, criu_config)
+
+    def _locked(self) -> int:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = atomic.try_lock(self.path / "lock")
         if lock is None:
             raise Busy("an earlier dump of the container is still being undone")
-        self.lock = lock
-        undo.callback(os.close, lock)
-        await in_thread(tree.remove_tree, self.images)
+        return lock
+
+    def _remove(self, lock: int) -> None:
+        try:
+            tree.remove_tree(self.path)
+        finally:
+            os.close(lock)
+
+    def _fill(self, criu_config: str) -> None:
+        (self.path / _PUBLISHING).unlink(missing_ok=True)
+        tree.remove_tree(self.images)
         self.images.mkdir(mode=0o700)
-        self.criu_config.write_text(criu_config, encoding="utf-8")
-        undo.push_async_callback(in_thread, tree.remove_tree, self.path, lane=Lane.PAUSE)
+        # A path in it need not be UTF-8.
+        self.criu_config.write_bytes(os.fsencode(criu_config))
 
-        def keep(kind: type[BaseException] | None, *_: object) -> None:
-            if kind is not None:
-                logs.keep(self.path, self.kept_logs)
-
-        undo.push(keep)
-
-    def unnamed_file(self, undo: contextlib.AsyncExitStack) -> int:
+    async def unnamed_file(self, undo: contextlib.AsyncExitStack) -> int:
         """Return a file for what waits to go into the archive; `undo` closes it, and it is gone."""
-        fd = os.open(self.path, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        undo.callback(os.close, fd)
-        return fd
+        flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+        # The last close frees its blocks, which takes its time.
+        return await made_in_thread(
+            undo, lambda: os.open(self.path, flags, 0o600), os.close, lane=Lane.PAUSE
+        )
 
     def note_directory(self, directory: Path) -> None:
         """Write down where a half archive is going to be."""
@@ -84,6 +101,26 @@ class Workspace:
     def note_freezer(self, freezer: Path) -> None:
         """Write down which cgroup is going to be frozen."""
         (self.path / _FREEZER).write_bytes(os.fsencode(freezer))
+
+    def note_publishing(self) -> None:
+        """Write down that the archive is about to get its name; before it does. Blocks.
+
+        It need not outlast the node's power: what is frozen does not either.
+        """
+        with storage_errors("cannot note that the checkpoint is about to be complete"):
+            (self.path / _PUBLISHING).touch()
+
+
+def was_publishing(path: Path) -> bool:
+    """Return whether an abandoned dump's archive may have got its name.
+
+    Raises: OSError: nobody can tell.
+    """
+    try:
+        (path / _PUBLISHING).lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def thaw_abandoned(path: Path) -> None:

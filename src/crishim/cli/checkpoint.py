@@ -40,6 +40,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--output", metavar="FILE", help="write here (default: the node's store)")
     parser.add_argument("--name", help="name in the store (default: made of pod and time)")
     parser.add_argument(
+        "--force", action="store_true", help="replace a checkpoint of that name, if nobody needs it"
+    )
+    parser.add_argument(
         "--tcp",
         choices=("established", "close", "refuse"),
         default="established",
@@ -63,15 +66,17 @@ def run(arguments: argparse.Namespace) -> int:
         stop=arguments.stop,
         tcp=f"TCP_MODE_{arguments.tcp.upper()}",
         timeout_s=arguments.timeout,
+        force=arguments.force,
     )
     with client.service(arguments.socket) as service:
         result = client.follow(service.CheckpointContainer(request), as_json=arguments.json)
     if not arguments.json:
         print(result.path)
         figures = result.statistics
+        frozen = f" (frozen {figures.frozen_us / 1e3:.0f} ms until it was durable)"
         print(
-            f"paused {figures.freeze_us / 1e3:.0f} ms, {figures.total_us / 1e3:.0f} ms in all, "
-            f"{client.human_bytes(figures.archive_bytes)}"
+            f"paused {figures.freeze_us / 1e3:.0f} ms{frozen * bool(figures.frozen_us)}, "
+            f"{figures.total_us / 1e3:.0f} ms in all, {client.human_bytes(figures.archive_bytes)}"
         )
         client.warn(result.warnings)
     return Exit.OK

@@ -7,8 +7,10 @@ the new content, also after a power cut.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
+import functools
 import logging
 import os
 import re
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.new")
 
 
@@ -76,6 +80,29 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             os.unlink(temporary)
         raise
     fsync_dir(path.parent)
+
+
+def rename_new(old: Path, new: Path) -> None:
+    """Give a file another name in its directory, one that nothing has; never over something else.
+
+    Where the file system cannot do it at once the file has both names for a moment.
+    Raises: FileExistsError: the name is taken. OSError: as the file system says.
+    Source: renameat2(2), RENAME_NOREPLACE; NFS and others answer EINVAL, and have link(2).
+    """
+    words = (_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE)
+    if _libc().renameat2(*words) == 0:
+        return
+    number = ctypes.get_errno()
+    if number not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(number, os.strerror(number), str(new))
+    os.link(old, new, follow_symlinks=False)
+    with contextlib.suppress(OSError):
+        os.unlink(old)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def sweep_unfinished(directory: Path) -> None:

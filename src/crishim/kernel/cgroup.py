@@ -16,6 +16,7 @@ from pathlib import Path
 from crishim.errors import DeadlineExceeded, NotFound
 
 _POLL_S = 0.0005
+_LEGACY = "freezer.state"
 
 
 def processes(directory: Path) -> list[int]:
@@ -60,10 +61,9 @@ def freeze(directory: Path, *, timeout_s: float) -> None:
 
 def is_frozen(directory: Path) -> bool:
     """Return whether all processes of a cgroup stand still; raise NotFound if it is gone."""
-    legacy = directory / "freezer.state"
     try:
-        if legacy.exists():
-            return legacy.read_text(encoding="ascii").strip() == "FROZEN"
+        with contextlib.suppress(FileNotFoundError):
+            return (directory / _LEGACY).read_text(encoding="ascii").strip() == "FROZEN"
         events = (directory / "cgroup.events").read_text(encoding="ascii")
     except FileNotFoundError as error:
         raise NotFound(f"the cgroup {directory} is gone") from error
@@ -84,7 +84,7 @@ def kill(directory: Path) -> None:
     On v2 they end at once. On v1 they end when they are thawed, without another instruction of
     theirs; until then none of them can go, so that the ids read here stay theirs.
     """
-    if (directory / "freezer.state").exists():
+    if _is_legacy(directory):
         for pid in processes(directory):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -94,14 +94,22 @@ def kill(directory: Path) -> None:
 
 
 def _order(directory: Path, *, frozen: bool) -> None:
-    legacy = directory / "freezer.state"
     try:
-        if legacy.exists():
-            legacy.write_text("FROZEN" if frozen else "THAWED", encoding="ascii")
+        if _is_legacy(directory):
+            _write(directory / _LEGACY, b"FROZEN" if frozen else b"THAWED")
         else:
             _write(directory / "cgroup.freeze", b"1" if frozen else b"0")
     except FileNotFoundError as error:
         raise NotFound(f"the cgroup {directory} is gone") from error
+
+
+def _is_legacy(directory: Path) -> bool:
+    """Whether it is a cgroup of v1's freezer; a file that cannot be looked at raises OSError."""
+    try:
+        (directory / _LEGACY).lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _write(file: Path, data: bytes) -> None:

@@ -20,6 +20,7 @@ from crishim.errors import Precondition
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+_DUMPED = ("Anonymous", "Pss_Shmem", "SwapPss", "Private_Hugetlb")
 _TITLE_CHARS = 60
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _DELETED = " (deleted)"
@@ -184,18 +185,23 @@ def open_files(pids: Iterable[int]) -> OpenFiles:
 def memory_bytes(pids: Iterable[int]) -> int:
     """Return about how many bytes of memory a dump of these processes would write.
 
-    Anonymous and shared memory count; pages of files do not, unless they were changed.
+    Anonymous and shared memory count, swapped out or not, and huge pages; pages of files do not,
+    unless they were changed.
     """
-    total = 0
+    total = shared_huge = 0
     for pid in pids:
         with looking_into(pid):
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-            values = dict(
-                line.split(":", 1) for line in rollup.splitlines()[1:] if line.endswith("kB")
-            )
-            for name in ("Anonymous", "Pss_Shmem"):
-                total += int(values.get(name, "0 kB").split()[0]) << 10
-    return total
+            parts = rollup_bytes(Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii"))
+            total += sum(parts.get(name, 0) for name in _DUMPED)
+            # Nothing tells how many processes share them; that all of them do is the likely case.
+            shared_huge = max(shared_huge, parts.get("Shared_Hugetlb", 0))
+    return total + shared_huge
+
+
+def rollup_bytes(text: str) -> dict[str, int]:
+    """Read the figures of a smaps_rollup."""
+    lines = (line.split(":", 1) for line in text.splitlines()[1:] if line.endswith("kB"))
+    return {name: int(value.split()[0]) << 10 for name, value in lines}
 
 
 def shared_mappings(pids: Iterable[int]) -> frozenset[SharedMapping]:

@@ -102,7 +102,9 @@ class CriMethods:
         if not Path(request.location).is_absolute():
             raise InvalidRequest("location must be an absolute path")
         wanted = DumpRequest(
-            container=container_id(request.container_id), output=Path(request.location)
+            container=container_id(request.container_id),
+            output=Path(request.location),
+            replace=True,  # as containerd does; `needed` has its say
         )
         phases = Phases(timeout_s=request.timeout or self.timeout_s)
         with self.calls.must_finish(f"checkpoint of {request.container_id[:13]}"):

@@ -33,6 +33,7 @@ _CRIU = (
 def checkpoint_result(result: DumpResult, *, store: Store) -> crishim_pb2.CheckpointResult:
     """Return the last message of a dump."""
     statistics = _statistics(result.manifest, result.archive_bytes)
+    statistics.frozen_us = result.frozen_us
     _add_phases(statistics, result.phases)
     return crishim_pb2.CheckpointResult(
         path=str(result.archive),

@@ -82,6 +82,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
             container=container_id(request.container_id),
             output=_absolute(request.output_path) if request.output_path else None,
             name=checkpoint_name(request.name) if request.name else None,
+            replace=request.force,
             stop=request.stop,
             tcp=_word(_TCP, request.tcp, "tcp") or TcpMode.ESTABLISHED,
         )

@@ -1,9 +1,14 @@
 """The log of a new container begins with the old one's, whatever lies at its path already."""
 
+import contextlib
+import os
+
 import pytest
 
 from crishim.checkpoint import logs
+from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.reader import ArchiveReader
+from tests.unit.checkpoint.samples import manifest
 from tests.unit.checkpoint.test_archive import write
 
 
@@ -29,6 +34,43 @@ def test_a_log_that_is_there_is_moved_aside_under_the_name_of_a_rotated_one(arch
     assert log.read_bytes() == b"one\ntwo\n"
     (rotated,) = log.parent.glob("0.log.[0-9]*-[0-9]*")
     assert rotated.read_bytes() == b"one\ntwo\nthree\n"
+
+
+async def test_the_log_of_the_pause_is_kept_whatever_the_kubelet_makes_of_it(tmp_path):
+    """It is rotated between the pause and the moment in which it is written into the archive."""
+    log = tmp_path / "0.log"
+    log.write_bytes(b"one\n")
+    async with contextlib.AsyncExitStack() as undo:
+        found = await logs.settled(log, pid=os.getpid(), undo=undo)
+        log.rename(tmp_path / "0.log.20260101-000000")
+        log.write_bytes(b"two\nthree\n")
+        with ArchiveWriter.create(tmp_path / "b.tar") as writer:
+            logs.add(writer, found)
+            writer.commit(manifest())
+    with ArchiveReader.open(tmp_path / "b.tar", trusted_owner=False) as reader:
+        assert reader.read(logs.MEMBER) == b"one\n"
+
+
+async def test_a_log_that_is_rotated_while_it_settles(tmp_path, monkeypatch):
+    log = tmp_path / "0.log"
+    log.write_bytes(b"one\n")
+    polls = iter(range(1000))
+
+    def waiting(_pid: int) -> int:
+        if next(polls) == 1:
+            log.rename(tmp_path / "0.log.20260101-000000")
+            log.write_bytes(b"two\nthree\n")
+        return 0
+
+    monkeypatch.setattr(logs, "_waiting_bytes", waiting)
+    async with contextlib.AsyncExitStack() as undo:
+        found = await logs.settled(log, pid=os.getpid(), undo=undo)
+        assert os.pread(found.fd, found.size_bytes, 0) == b"two\nthree\n"
+
+
+async def test_a_container_without_a_log_file(tmp_path):
+    async with contextlib.AsyncExitStack() as undo:
+        assert await logs.settled(tmp_path / "none.log", pid=os.getpid(), undo=undo) is None
 
 
 def test_without_a_log_in_the_archive_nothing_is_touched(tmp_path):

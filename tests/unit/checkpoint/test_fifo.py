@@ -70,7 +70,7 @@ async def test_page_images_of_all_sizes_arrive(images, writer, tmp_path):
             page_image(images, number, content)
         (images / "inventory.img").write_bytes(b"small")
 
-    with FifoReceiver(writer, images, count=9) as receiver:
+    async with FifoReceiver(writer, images, count=9) as receiver:
         Criu(dump).ended()
         assert await receiver.finish() == sum(map(len, data))
     assert os.listdir(images) == ["inventory.img"]
@@ -87,7 +87,7 @@ async def test_too_few_fifos_leave_ordinary_files_that_are_added(images, writer,
         for number in range(1, 5):
             page_image(images, number, b"%d" % number * 100_000)
 
-    with FifoReceiver(writer, images, count=2) as receiver:
+    async with FifoReceiver(writer, images, count=2) as receiver:
         Criu(dump).ended()
         await receiver.finish()
     assert sorted(os.listdir(images)) == ["pages-3.img", "pages-4.img"]
@@ -99,7 +99,7 @@ async def test_too_few_fifos_leave_ordinary_files_that_are_added(images, writer,
 
 
 async def test_a_dump_that_fails_at_once_leaves_nothing(images, writer):
-    with FifoReceiver(writer, images, count=3) as receiver:
+    async with FifoReceiver(writer, images, count=3) as receiver:
         assert await receiver.finish() == 0
     assert os.listdir(images) == []
 
@@ -123,7 +123,7 @@ def full_disk(after_bytes: int) -> Callable[[int, int, int], int | None]:
 @pytest.mark.parametrize("after_bytes", [0, 2_000_000])
 async def test_full_disk_fails_the_dump_and_blocks_nobody(images, writer, monkeypatch, after_bytes):
     monkeypatch.setattr(fifo, "splice_some", full_disk(after_bytes))
-    with FifoReceiver(writer, images, count=4) as receiver:
+    async with FifoReceiver(writer, images, count=4) as receiver:
         criu = Criu(lambda: page_image(images, 1, bytes(50_000_000))).ended()
         with pytest.raises(NoSpace):
             await receiver.finish()
@@ -140,7 +140,7 @@ async def test_full_disk_between_images_blocks_nobody(images, writer, monkeypatc
         for number in range(1, 7):
             page_image(images, number, b"x" * 1000)
 
-    with FifoReceiver(writer, images, count=4) as receiver:
+    async with FifoReceiver(writer, images, count=4) as receiver:
         Criu(dump).ended()
         with pytest.raises(NoSpace):
             await receiver.finish()
@@ -156,7 +156,7 @@ async def test_full_disk_after_criu_has_ended(images, writer, monkeypatch):
         return splice(*arguments)
 
     monkeypatch.setattr(fifo, "splice_some", slow_splice)
-    with FifoReceiver(writer, images, count=4) as receiver:
+    async with FifoReceiver(writer, images, count=4) as receiver:
         Criu(lambda: page_image(images, 1, b"x" * 1000)).ended()
         finishing = asyncio.ensure_future(receiver.finish())
         await asyncio.sleep(0)
@@ -174,7 +174,7 @@ async def test_two_images_at_once_end_in_an_error_not_in_a_deadlock(images, writ
         finally:
             os.close(first)
 
-    with FifoReceiver(writer, images, count=2) as receiver:
+    async with FifoReceiver(writer, images, count=2) as receiver:
         criu = Criu(dump).ended()
         with pytest.raises(Unsupported):
             await receiver.finish()

@@ -5,15 +5,13 @@ The cgroup is an ordinary directory with the kernel's file in it.
 
 import asyncio
 import fcntl
-import json
 import os
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from crishim.checkpoint import guardian
 from crishim.checkpoint.guardian import Guardian
 from crishim.kernel import process
 
@@ -23,29 +21,51 @@ def charge(tmp_path):
     for name in ("cgroup", "dump"):
         (tmp_path / name).mkdir()
     (tmp_path / "cgroup" / "cgroup.freeze").write_text("1")
-    (tmp_path / "half.partial").touch()
-    return {
+    fd = os.open(tmp_path / "half.partial", os.O_RDWR | os.O_CREAT)
+    yield {
         "dump": tmp_path / "dump",
         "partial": tmp_path / "half.partial",
+        "target": None,
         "freezer": tmp_path / "cgroup",
-        "netns": "",
-        "table": "",
+        "hold": None,
+        "locked": (fd,),
     }
+    os.close(fd)
+
+
+@pytest.fixture
+def stopping(charge, tmp_path):
+    """The charge of a dump with `stop` whose archive is about to get its name."""
+    (charge["dump"] / "publishing").touch()
+    return {**charge, "target": tmp_path / "whole.tar"}
 
 
 def frozen(charge) -> bool:
     return (charge["freezer"] / "cgroup.freeze").read_text() == "1"
 
 
-def orphaned(charge) -> None:
-    """Run a guardian whose daemon dies right after it has given the charge."""
-    line = json.dumps({name: str(value) for name, value in charge.items()})
-    argv = [sys.executable, "-I", "-S", guardian.__file__]
-    subprocess.run(argv, input=line.encode() + b"\n", check=True, timeout=60)
+def orphaned(charge) -> str:
+    """Run a guardian whose daemon dies right after it has given the charge; return what it says."""
+
+    async def die() -> None:
+        watching = Guardian(**charge)
+        await watching.start(process.environment())
+        await watching.act()
+
+    with tempfile.TemporaryFile() as said:
+        stderr = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            asyncio.run(die())
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        said.seek(0)
+        return said.read().decode()
 
 
 async def test_a_discharged_guardian_touches_nothing(charge):
-    watching = Guardian(**charge, locked=())
+    watching = Guardian(**charge)
     await watching.start(process.environment())
     await watching.discharge()
     await watching.discharge()
@@ -53,8 +73,22 @@ async def test_a_discharged_guardian_touches_nothing(charge):
     assert charge["partial"].exists()
 
 
+async def test_a_guardian_that_was_killed_is_missed_before_the_pause(charge):
+    watching = Guardian(**charge)
+    with pytest.raises(ChildProcessError):
+        watching.check()
+    await watching.start(process.environment())
+    watching.check()
+    watching._process.kill()
+    await watching._process.wait()
+    with pytest.raises(ChildProcessError):
+        watching.check()
+    await watching.discharge()
+    assert frozen(charge)
+
+
 async def test_discharge_without_start(charge):
-    await Guardian(**charge, locked=()).discharge()
+    await Guardian(**charge).discharge()
     assert charge["partial"].exists()
 
 
@@ -62,7 +96,7 @@ async def test_locks_are_kept_as_long_as_the_guardian_lives(charge):
     fd = os.open(charge["partial"], os.O_RDWR)
     other = os.open(charge["partial"], os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
-    watching = Guardian(**charge, locked=(fd,))
+    watching = Guardian(**{**charge, "locked": (fd,)})
     await watching.start(process.environment())
     os.close(fd)
     with pytest.raises(BlockingIOError):
@@ -85,18 +119,69 @@ def test_an_orphan_thaws_on_cgroup_v1_too(charge):
     assert state.read_text() == "THAWED"
 
 
-def test_an_orphan_thaws_nothing_once_the_archive_has_appeared(charge):
-    charge["partial"].unlink()
+def test_an_orphan_thaws_nothing_once_the_archive_has_appeared(stopping):
+    stopping["partial"].rename(stopping["target"])
+    assert "stays frozen" in orphaned(stopping)
+    assert frozen(stopping)
+    assert stopping["target"].exists()
+
+
+def test_an_orphan_of_a_dump_without_stop_thaws_all_the_same(charge, tmp_path):
+    charge["partial"].rename(tmp_path / "whole.tar")
     orphaned(charge)
-    assert frozen(charge)
+    assert not frozen(charge)
+    assert (tmp_path / "whole.tar").exists()
+
+
+def test_a_half_archive_that_somebody_has_removed_is_no_whole_one(stopping):
+    stopping["partial"].unlink()
+    orphaned(stopping)
+    assert not frozen(stopping)
+
+
+def test_the_half_archive_is_there_still(stopping):
+    orphaned(stopping)
+    assert not frozen(stopping)
+    assert not stopping["partial"].exists()
+
+
+def test_another_file_of_the_archives_name_proves_nothing(stopping):
+    stopping["target"].write_bytes(b"older")
+    orphaned(stopping)
+    assert not frozen(stopping)
+    assert stopping["target"].read_bytes() == b"older"
+
+
+def test_an_archive_that_was_moved_may_be_there(stopping, tmp_path):
+    """Nobody can tell: the container stays frozen, and the guardian says so."""
+    stopping["partial"].rename(tmp_path / "elsewhere")
+    said = orphaned(stopping)
+    assert "the container stays frozen: nobody can tell where its checkpoint" in said
+    assert frozen(stopping)
+
+
+def test_without_the_note_nothing_is_asked_of_the_archives_disk(stopping, tmp_path):
+    """Which may hang: its rename was never tried."""
+    (stopping["dump"] / "publishing").unlink()
+    stopping["partial"].rename(tmp_path / "elsewhere")
+    orphaned(stopping)
+    assert not frozen(stopping)
 
 
 @pytest.mark.parametrize(
-    "trouble", [{"freezer": Path("/gone")}, {"netns": Path("/gone"), "table": "netdev x"}]
+    "trouble",
+    [
+        {"freezer": Path("/gone")},
+        {"hold": {"netns": "/gone", "family": "netdev", "table": "x"}},
+        {"locked": (77,)},
+    ],
 )
 def test_one_step_that_fails_does_not_stop_the_others(charge, trouble):
+    if "locked" in trouble:
+        os.dup2(charge["locked"][0], 77)
+        trouble = {"partial": charge["partial"].parent / "x" / "y"}
     orphaned({**charge, **trouble})
-    assert not charge["partial"].exists()
+    assert charge["partial"].exists() == ("partial" in trouble)
     assert frozen(charge) == ("freezer" in trouble)
 
 

@@ -14,9 +14,9 @@ IMAGES = Path("/restore/images")
 
 async def test_the_restore_goes_on_with_the_dump():
     handovers = Handovers()
-    assert handovers.of(SOURCE) is None
+    assert handovers.take(SOURCE) is None
     with handovers.expect(SOURCE) as restore:
-        dump = handovers.of(SOURCE)
+        dump = handovers.take(SOURCE)
         dump.connections_are_held()
         await restore.wait_held()
         dump.archive_appeared(ARCHIVE, IMAGES)
@@ -24,8 +24,8 @@ async def test_the_restore_goes_on_with_the_dump():
         over = asyncio.ensure_future(dump.wait_over())
         dump.dump_ended()
         assert not over.done()
-    await over
-    assert handovers.of(SOURCE) is None
+    assert await over
+    assert handovers.take(SOURCE) is None
 
 
 async def test_a_failed_dump_fails_the_restore_wherever_it_waits():
@@ -46,7 +46,7 @@ async def test_a_cancelled_restore_leaves_the_dump_on_its_own():
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        dump = handovers.of(SOURCE)
+        dump = handovers.take(SOURCE)
     dump.connections_are_held()
     dump.archive_appeared(ARCHIVE, IMAGES)
     await dump.wait_over()
@@ -57,4 +57,28 @@ async def test_one_restore_at_a_time():
     with handovers.expect(SOURCE):
         with pytest.raises(Busy), handovers.expect(SOURCE):
             pass
-        assert handovers.of(SOURCE) is not None
+        assert handovers.take(SOURCE) is not None
+
+
+async def test_only_one_dump_serves_a_restore():
+    """The second one comes while the restore still undoes what the first one's failure undid."""
+    handovers = Handovers()
+    with handovers.expect(SOURCE):
+        first = handovers.take(SOURCE)
+        first.connections_are_held()
+        first.dump_ended()
+        assert handovers.take(SOURCE) is None
+
+
+async def test_a_dump_learns_that_the_restore_has_failed():
+    handovers = Handovers()
+
+    def restore():
+        with handovers.expect(SOURCE):
+            dumps.append(handovers.take(SOURCE))
+            raise ZeroDivisionError
+
+    dumps = []
+    with pytest.raises(ZeroDivisionError):
+        restore()
+    assert not await dumps[0].wait_over()

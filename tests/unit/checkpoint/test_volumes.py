@@ -64,7 +64,11 @@ def source(tmp_path: Path) -> Source:
 
 async def dump(source: Source, target: Path, between=lambda: None) -> ArchiveReader:
     """Capture a container's files; `between` changes them before the last pass."""
-    workspace = SimpleNamespace(unnamed_file=lambda undo: unnamed(undo, target.parent))
+
+    async def unnamed_file(undo):
+        return unnamed(undo, target.parent)
+
+    workspace = SimpleNamespace(unnamed_file=unnamed_file)
     async with contextlib.AsyncExitStack() as undo:
         writer = undo.enter_context(ArchiveWriter.create(target))
         files = OwnFilesDump(source, writer, pids=list)

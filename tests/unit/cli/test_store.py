@@ -15,6 +15,7 @@ from crishim._proto.criu import images_pb2 as images
 from crishim.checkpoint import heldrecord, pending
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.held import Held
+from crishim.checkpoint.needed import Needed
 from crishim.checkpoint.pins import Pins
 from crishim.checkpoint.removal import Removal
 from crishim.checkpoint.store import Store
@@ -93,7 +94,12 @@ class Node:
             store=self.store,
             calls=Calls(),
             timeout_s=10,
-            removal=Removal(store=self.store, paths=self.paths, pins=self.pins, held=self.held),
+            removal=Removal(
+                store=self.store,
+                needed=Needed(paths=self.paths, held=self.held),
+                pins=self.pins,
+                held=self.held,
+            ),
             examine=examine,
         )
         service = crishim_pb2.DESCRIPTOR.services_by_name["CheckpointRestore"]
@@ -223,7 +229,7 @@ async def test_half_characters_do_not_break_the_list(node):
     container = dataclasses.replace(manifest().container, pod_name="half \ud800")
     node.add("good")
     path = node.add("first")
-    with ArchiveWriter.create(path) as writer:
+    with ArchiveWriter.create(path, replace=lambda: None) as writer:
         writer.commit(dataclasses.replace(manifest(), container=container))
     status, out, _ = await node.run("list")
     assert status == 0

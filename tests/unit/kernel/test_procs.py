@@ -24,6 +24,26 @@ def process():
         child.stdin.close()
 
 
+ROLLUP = """\
+55d0c0000000-7ffd00000000 ---p 00000000 00:00 0                          [rollup]
+Rss:               10240 kB
+Pss_Shmem:            30 kB
+Anonymous:           100 kB
+Shared_Hugetlb:     2048 kB
+Private_Hugetlb:    4096 kB
+Swap:                900 kB
+SwapPss:             700 kB
+"""
+
+
+def test_what_is_swapped_out_or_huge_counts(monkeypatch):
+    """A dump reads it too; what several processes share is written once."""
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: ROLLUP)
+    own = (30 + 100 + 4096 + 700) << 10
+    assert procs.memory_bytes([os.getpid()]) == own + (2048 << 10)
+    assert procs.memory_bytes([os.getpid()] * 3) == 3 * own + (2048 << 10)
+
+
 @pytest.fixture
 def no_descriptors():
     """Nothing can be opened any more, as on a daemon that has too much open."""

@@ -40,20 +40,22 @@ FAILURE_MODE_FAIL: FailureMode
 FAILURE_MODE_COLD: FailureMode
 
 class CheckpointContainerRequest(_message.Message):
-    __slots__ = ("container_id", "output_path", "name", "stop", "tcp", "timeout_s")
+    __slots__ = ("container_id", "output_path", "name", "stop", "tcp", "timeout_s", "force")
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_PATH_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     TCP_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     container_id: str
     output_path: str
     name: str
     stop: bool
     tcp: TcpMode
     timeout_s: int
-    def __init__(self, container_id: _Optional[str] = ..., output_path: _Optional[str] = ..., name: _Optional[str] = ..., stop: bool = ..., tcp: _Optional[_Union[TcpMode, str]] = ..., timeout_s: _Optional[int] = ...) -> None: ...
+    force: bool
+    def __init__(self, container_id: _Optional[str] = ..., output_path: _Optional[str] = ..., name: _Optional[str] = ..., stop: bool = ..., tcp: _Optional[_Union[TcpMode, str]] = ..., timeout_s: _Optional[int] = ..., force: bool = ...) -> None: ...
 
 class CheckpointContainerProgress(_message.Message):
     __slots__ = ("phase", "result")
@@ -144,7 +146,7 @@ class Warning(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., pid: _Optional[int] = ..., what: _Optional[str] = ..., cure: _Optional[str] = ...) -> None: ...
 
 class Statistics(_message.Message):
-    __slots__ = ("freeze_us", "total_us", "image_bytes", "layer_bytes", "archive_bytes", "phases", "criu_freezing_us", "criu_frozen_us", "criu_memdump_us", "criu_memwrite_us", "criu_pages_scanned", "criu_pages_written")
+    __slots__ = ("freeze_us", "total_us", "image_bytes", "layer_bytes", "archive_bytes", "phases", "criu_freezing_us", "criu_frozen_us", "criu_memdump_us", "criu_memwrite_us", "criu_pages_scanned", "criu_pages_written", "frozen_us")
     FREEZE_US_FIELD_NUMBER: _ClassVar[int]
     TOTAL_US_FIELD_NUMBER: _ClassVar[int]
     IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -157,6 +159,7 @@ class Statistics(_message.Message):
     CRIU_MEMWRITE_US_FIELD_NUMBER: _ClassVar[int]
     CRIU_PAGES_SCANNED_FIELD_NUMBER: _ClassVar[int]
     CRIU_PAGES_WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_US_FIELD_NUMBER: _ClassVar[int]
     freeze_us: int
     total_us: int
     image_bytes: int
@@ -169,7 +172,8 @@ class Statistics(_message.Message):
     criu_memwrite_us: int
     criu_pages_scanned: int
     criu_pages_written: int
-    def __init__(self, freeze_us: _Optional[int] = ..., total_us: _Optional[int] = ..., image_bytes: _Optional[int] = ..., layer_bytes: _Optional[int] = ..., archive_bytes: _Optional[int] = ..., phases: _Optional[_Iterable[_Union[PhaseTime, _Mapping]]] = ..., criu_freezing_us: _Optional[int] = ..., criu_frozen_us: _Optional[int] = ..., criu_memdump_us: _Optional[int] = ..., criu_memwrite_us: _Optional[int] = ..., criu_pages_scanned: _Optional[int] = ..., criu_pages_written: _Optional[int] = ...) -> None: ...
+    frozen_us: int
+    def __init__(self, freeze_us: _Optional[int] = ..., total_us: _Optional[int] = ..., image_bytes: _Optional[int] = ..., layer_bytes: _Optional[int] = ..., archive_bytes: _Optional[int] = ..., phases: _Optional[_Iterable[_Union[PhaseTime, _Mapping]]] = ..., criu_freezing_us: _Optional[int] = ..., criu_frozen_us: _Optional[int] = ..., criu_memdump_us: _Optional[int] = ..., criu_memwrite_us: _Optional[int] = ..., criu_pages_scanned: _Optional[int] = ..., criu_pages_written: _Optional[int] = ..., frozen_us: _Optional[int] = ...) -> None: ...
 
 class PhaseTime(_message.Message):
     __slots__ = ("name", "start_us", "duration_us")

@@ -76,7 +76,7 @@ class CheckpointRestoreServicer(object):
 
         The stream reports each phase as it begins and, for long ones, as it advances; the last message
         is the result. Ends with an error: the container runs as before, but for an error in the phase
-        "end": its archive is complete then, and the container was stopped.
+        "publish" or "end" that says otherwise: that it stays frozen. In "end" its archive is complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

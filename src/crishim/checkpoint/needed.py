@@ -1,0 +1,92 @@
+"""Which archives somebody still needs: they are neither replaced nor removed by chance.
+
+What is left of a stopped container is in one archive, and a container that waits for its restore is
+nothing without another. Archives are known by what they are, not only by their path: a link, a
+second name or a moved file is the same archive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crishim.checkpoint import pending
+from crishim.checkpoint.heldrecord import Standing, standing
+from crishim.errors import Busy, Corrupt, Precondition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from crishim.checkpoint.held import Held
+    from crishim.checkpoint.heldrecord import HeldRecord
+    from crishim.paths import Paths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needed:
+    """The archives that the node's records and plans name."""
+
+    paths: Paths
+    held: Held
+
+    def refuse(self, archive: Path) -> None:
+        """Refuse to replace an archive that somebody needs; blocks.
+
+        Raises: Precondition: it is what is left of a stopped container. Busy: a container is to be
+            restored from it.
+        """
+        if record := self.stopped(archive):
+            raise Precondition(
+                f"{archive} is what is left of container {record.container[:13]}, which was "
+                "stopped by a checkpoint",
+                hint="write elsewhere, or restore it and remove the pod it was in first",
+            )
+        self.refuse_planned(archive)
+
+    def stopped(self, archive: Path) -> HeldRecord | None:
+        """Return the record of the stopped container whose checkpoint an archive is; blocks."""
+        return next(
+            (record for record in self.held.records() if _is_of(record, archive)),
+            None,
+        )
+
+    def refuse_planned(self, archive: Path) -> None:
+        """Refuse to take an archive away from a container that waits for its restore; blocks.
+
+        Raises: Busy: names the container.
+        """
+        for plan, directory in _plans(self.paths.restores.glob("*")):
+            if plan.archive and _same(Path(plan.archive), archive):
+                raise Busy(
+                    f"container {directory.name[:13]} ({plan.container_name}) is to be restored "
+                    f"from {archive.stem}",
+                    hint="start or remove that container first",
+                )
+
+
+def _plans(directories: Iterable[Path]) -> Iterable[tuple[pending.RestorePlan, Path]]:
+    for directory in directories:
+        # A damaged plan restores nothing.
+        with contextlib.suppress(Corrupt):
+            if (plan := pending.read(directory)) is not None:
+                yield plan, directory
+
+
+def _is_of(record: HeldRecord, archive: Path) -> bool:
+    if _same(Path(record.archive), archive):
+        return True
+    # It may have been moved; its old place is then empty, or somebody else's.
+    with contextlib.suppress(OSError):
+        return archive.stat().st_ino == record.inode and standing(record) is not Standing.COMMITTED
+    return False
+
+
+def _same(one: Path, other: Path) -> bool:
+    if one == other:
+        return True
+    with contextlib.suppress(OSError):
+        return os.path.samefile(one, other)
+    return False

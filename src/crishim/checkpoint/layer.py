@@ -48,6 +48,7 @@ MEMBERS = ("rootfs-diff.tar", "rootfs-diff.2.tar", "rootfs-diff.3.tar")
 """Where an archive keeps what each pass has found, in the order in which they are applied."""
 
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _CLOCK_TICK_NS = 20_000_000
 """File times come from a clock that may tick only every 10 ms: what was written within two ticks of
@@ -225,23 +226,22 @@ class LayerCapture:
 
     def _walk_all(self, root_fd: int) -> None:
         self._seen, self._files = {}, 0
-        self._walk(root_fd, "", 0, fresh=False)
+        self._walk(os.open(".", _LIST, dir_fd=root_fd), "", 0, fresh=False)
         self._known = self._seen
 
     def _split_inodes(self) -> set[int]:
         """Return files of which some names were written and some not: all must be, as one."""
         return {inode for inode, links in self._links.items() if links.missing}
 
-    def _walk(self, path_fd: int, directory: str, depth: int, *, fresh: bool) -> None:
-        """Write what changed in a directory; all of it if `fresh`."""
-        if depth > DEPTH_MAX:
-            raise Unsupported(f"the writable layer is nested deeper than {DEPTH_MAX} directories")
+    def _walk(self, dir_fd: int, directory: str, depth: int, *, fresh: bool) -> None:
+        """Write what changed in a directory, all of it if `fresh`; close its descriptor."""
         known = self._known.pop(directory, NONE)
         found: list[str] = []
         inodes, ctimes_ns = array("Q"), array("q")
         due, every = self._due, self._every_file
-        dir_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=path_fd)
         try:
+            if depth > DEPTH_MAX:
+                raise Unsupported(f"there are more than {DEPTH_MAX} directories inside each other")
             names = self._listed(dir_fd)
             for name, old in self._with_past(directory, names, NONE if fresh else known):
                 # This loop runs once per file during the pause: it is kept free of calls.
@@ -327,10 +327,12 @@ class LayerCapture:
                 self._writer.removed(os.fsencode(path))
             if fresh or changed:
                 self._write_directory(fd, path)
-            self._walk(fd, path, depth + 1, fresh=fresh)
-            return _mark(status)
+            below_fd = os.open(".", _LIST, dir_fd=fd)
         finally:
             os.close(fd)
+        # One descriptor for each directory on the way down, not two.
+        self._walk(below_fd, path, depth + 1, fresh=fresh)
+        return _mark(status)
 
     def _write_directory(self, fd: int, path: str) -> None:
         status = os.fstat(fd)

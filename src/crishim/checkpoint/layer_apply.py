@@ -171,7 +171,7 @@ class _Applier:
         self._xattr_prefix = xattr_prefix
         self._device_allowed = device_allowed
         self._keep = keep
-        self._directory_times: dict[tuple[bytes, ...], int] = {}
+        self._directory_times: dict[bytes, int] = {}
 
     def apply(self, entry: LayerEntry) -> None:
         """Write one entry over whatever is there."""
@@ -214,7 +214,8 @@ class _Applier:
         """Set the times of all directories, once nothing is written into them any more."""
         for path, mtime_ns in self._directory_times.items():
             with contextlib.suppress(Corrupt):
-                os.utime(self._tree.open(path), ns=(mtime_ns, mtime_ns))
+                parts = tuple(path.split(b"/")) if path else ()
+                os.utime(self._tree.open(parts), ns=(mtime_ns, mtime_ns))
 
     def _directory(self, entry: LayerEntry) -> None:
         if entry.path:
@@ -227,7 +228,7 @@ class _Applier:
         os.fchown(fd, entry.uid, entry.gid)
         os.fchmod(fd, entry.mode)
         _set_xattrs(fd, entry)
-        self._directory_times[entry.path] = entry.mtime_ns
+        self._directory_times[b"/".join(entry.path)] = entry.mtime_ns
 
     def _file(self, entry: LayerEntry, parent_fd: int, name: str) -> None:
         self._fill(entry, os.open(name, _NEW_FILE, 0o600, dir_fd=parent_fd))

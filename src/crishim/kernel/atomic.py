@@ -107,10 +107,13 @@ def _libc() -> ctypes.CDLL:
 
 def sweep_unfinished(directory: Path) -> None:
     """Remove what `write_file` calls of a killed process have left; only while nobody writes."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for name in os.listdir(directory):
-            if _UNFINISHED.fullmatch(name):
-                os.unlink(directory / name)
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in filter(_UNFINISHED.fullmatch, names):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(directory / name)
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:

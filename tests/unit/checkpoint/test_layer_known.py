@@ -1,6 +1,8 @@
 """What a dump remembers of a layer: exact, whatever the names, and small, however many."""
 
+import contextlib
 import os
+import resource
 import tracemalloc
 from array import array
 
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 from crishim.checkpoint.layer import LayerCapture
 from crishim.checkpoint.layer_apply import plain_overlay
 from crishim.checkpoint.layer_known import Entries
+from crishim.checkpoint.layer_read import read_layer
 from crishim.errors import Unsupported
+from crishim.kernel.tree import remove_tree
 
 names = st.binary(min_size=1, max_size=20).filter(lambda name: not set(name) & {0, ord("/")})
 marks = st.tuples(st.integers(0, 2**64 - 1), st.integers(-(2**63), 2**63 - 1))
@@ -59,6 +63,40 @@ def capture(tmp_path):
     for name in ("a/b/c", "d"):
         (upper / name).touch()
     return LayerCapture(plain_overlay(upper), files_max=4)
+
+
+@pytest.fixture
+def few_descriptors():
+    """No more than a few hundred; what the session has open already counts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = max(map(int, os.listdir("/proc/self/fd"))) + 300
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("depth", [256, 257])
+def test_the_deepest_directory_costs_one_descriptor_a_level(tmp_path, few_descriptors, depth):
+    """There is a limit, because the reader must have one; up to it everything works."""
+    (tmp_path / "upper").mkdir()
+    fd = os.open(tmp_path / "upper", os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d" * 200, dir_fd=fd)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(os.open("file", os.O_CREAT, dir_fd=fd))
+    os.close(fd)
+    capture = LayerCapture(plain_overlay(tmp_path / "upper"))
+    refused = pytest.raises(Unsupported, match="more than 256 directories")
+    with (
+        open(tmp_path / "tar", "w+b") as tar,
+        contextlib.nullcontext() if depth == 256 else refused,
+    ):
+        end = capture.first_pass(tar.fileno(), 0)
+        found = list(read_layer(tar.fileno(), 0, end))
+        assert [len(entry.path) for entry in found] == list(range(258))
+    remove_tree(tmp_path / "upper")
 
 
 @pytest.mark.parametrize("place", ["e", "a/e", "a/b/e"])

@@ -33,6 +33,16 @@ def test_sweep_removes_what_a_killed_writer_has_left(tmp_path):
     atomic.sweep_unfinished(tmp_path / "none")
 
 
+def test_sweep_goes_on_where_somebody_else_was_quicker(tmp_path, monkeypatch):
+    names = [f".state.json.0badcaf{n}.new" for n in range(3)]
+    for name in names[:2]:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(os, "listdir", lambda _: [names[2], *names[:2]])
+    atomic.sweep_unfinished(tmp_path)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == []
+
+
 def test_lock_excludes_until_its_descriptor_is_closed(tmp_path):
     first = atomic.try_lock(tmp_path / "lock")
     assert first is not None

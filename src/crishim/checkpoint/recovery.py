@@ -31,8 +31,9 @@ from crishim.ids import ContainerId, sandbox_id
 from crishim.kernel import atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from pathlib import Path
+    from typing import Any
 
     from crishim.checkpoint.held import Held
     from crishim.checkpoint.hold import HoldRecord
@@ -62,7 +63,10 @@ class Recovery:
     locks: Locks
     connections_wait_s: float
     _unsettled: dict[SandboxId, list[Path]] = field(default_factory=dict)
+    _expected: set[str] = field(default_factory=set)
     _failing: set[str] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
+    _again: dict[str, Callable[[], Coroutine[Any, Any, object]]] = field(default_factory=dict)
 
     @property
     def restless(self) -> bool:
@@ -76,7 +80,8 @@ class Recovery:
                 step()
             except Exception:  # noqa: BLE001 - a daemon that does not start helps nobody
                 _log.exception("start: %s", what)
-        self.locks.recovered.expect(self._left_behind())
+        self._expected.update(self._left_behind())
+        self.locks.recovered.expect(self._expected)
 
     def _before_calls(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """Yield what must not happen later: whoever can call also writes, and holds pods."""
@@ -117,7 +122,7 @@ class Recovery:
             *(self._decide(sandbox) for sandbox in without),
             *(self._dump(work, wait=False) for work in works),
         )
-        await self._attempt(self._abandoned.partials(), "half archives")
+        await self._until_done(self._abandoned.partials, "half archives")
 
     async def run(self) -> None:
         """Finish or undo what was begun; needs containerd.
@@ -125,25 +130,34 @@ class Recovery:
         Raises: grpc.aio.AioRpcError: containerd does not tell what there is; to be called again.
         """
         for directory in self._restores():
-            exchange = to_the_end(body.recover(directory, records=self.records))
-            await self._attempt(exchange, f"record of container {directory.name[:13]}")
+            exchange = partial(body.recover, directory, records=self.records)
+            await self._until_done(exchange, f"record of container {directory.name[:13]}")
         self._unsettled.update(await self._by_sandbox())
+        self.locks.recovered.done(*(self._expected - self._still_left()))
         async with asyncio.TaskGroup() as group:
-            for sandbox in self.held.sandboxes():
-                group.create_task(self._finish(sandbox))
+            for sandbox in {*self.held.sandboxes(), *self._unsettled}:
+                group.create_task(self._deal_with(sandbox))
             for work in self._abandoned.directories():
                 group.create_task(self._dump(work, wait=True))
-            for sandbox in tuple(self._unsettled):
-                group.create_task(self._settle(sandbox))
-            await self._attempt(self._strays(), "holds without an owner")
-            await self._attempt(self.pins.reconcile(), "pinned images")
-            await self._attempt(self._wrappers(), "wrappers of restored containers")
+            await self._until_done(self._strays, "holds without an owner")
+            await self._until_done(self.pins.reconcile, "pinned images")
+            await self._until_done(self._wrappers, "wrappers of restored containers")
             await self._look_after()
         self.locks.recovered.all_done()
 
+    def _still_left(self) -> set[str]:
+        """Return the ids of what `run` deals with; the others are in order by now."""
+        ids: set[str] = {*self.held.sandboxes(), *self._unsettled}
+        ids |= {record.container for record in self.held.records()}
+        ids |= {work.name for work in self._abandoned.directories()}
+        return ids | {path.name for paths in self._unsettled.values() for path in paths}
+
     async def tend(self) -> None:
         """Try again what has failed; clear up after containers and pods that went without us."""
+        self._failing.clear()
         await self._attempt(self._loaded(), "records on disk")
+        for what, step in tuple(self._again.items()):
+            await self._until_done(step, what)
         for work in self._abandoned.directories():
             await self._dump(work, wait=False)
         for sandbox in self.held.undecided:
@@ -188,6 +202,13 @@ class Recovery:
     async def _decide(self, sandbox: SandboxId) -> None:
         await self._attempt(self.held.decide(sandbox), f"stopped container of {sandbox[:13]}")
 
+    async def _deal_with(self, sandbox: SandboxId) -> None:
+        """Put everything in order that is known of a sandbox; then calls for it may go on."""
+        await self._finish(sandbox)
+        if sandbox in self._unsettled:
+            await self._settle(sandbox)
+        self.locks.recovered.done(sandbox)
+
     async def _finish(self, sandbox: SandboxId) -> None:
         """Deal with a stopped container."""
         record = next((r for r in self.held.records() if r.sandbox == sandbox), None)
@@ -199,8 +220,6 @@ class Recovery:
             ending = to_the_end(self.held.finish(sandbox))
             await self._attempt(ending, f"end of the stopped container of {sandbox[:13]}")
             self.locks.recovered.done(record.container)
-        if sandbox not in self._unsettled:
-            self.locks.recovered.done(sandbox)
 
     async def _by_sandbox(self) -> dict[SandboxId, list[Path]]:
         """Return the sandboxes with something of a restore, and its containers' directories."""
@@ -209,8 +228,6 @@ class Recovery:
         for directory in self._restores():
             if directory.name in sandboxes:
                 found.setdefault(sandbox_id(sandboxes[directory.name]), []).append(directory)
-            else:
-                self.locks.recovered.done(directory.name)  # `Restorer.sweep` removes it
         return found
 
     async def _doubtful(self) -> None:
@@ -224,7 +241,7 @@ class Recovery:
         directories = self._unsettled.get(sandbox, [])
         if await self._attempt(self._settled(sandbox, directories), f"pod {sandbox[:13]}"):
             self._unsettled.pop(sandbox, None)
-        self.locks.recovered.done(sandbox, *(directory.name for directory in directories))
+        self.locks.recovered.done(*(directory.name for directory in directories))
 
     async def _settled(self, sandbox: SandboxId, directories: list[Path]) -> None:
         arrived = False
@@ -264,11 +281,20 @@ class Recovery:
         try:
             await work
         except Exception as error:  # noqa: BLE001 - one piece must not cost the others
-            if what not in self._failing:
+            if what not in self._told:
                 _log.exception("recovery: %s", what)
             else:
                 _log.debug("recovery: %s: %s", what, error)
             self._failing.add(what)
+            self._told.add(what)
             return False
         self._failing.discard(what)
+        self._told.discard(what)
         return True
+
+    async def _until_done(self, work: Callable[[], Coroutine[Any, Any, object]], what: str) -> None:
+        """Do one piece of work to its end, and have `tend` do it again if it fails."""
+        if await self._attempt(to_the_end(work()), what):
+            self._again.pop(what, None)
+        else:
+            self._again[what] = work

@@ -4,7 +4,10 @@ import asyncio
 
 import pytest
 
+from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint import address, neighbours, recovery, strays
+from crishim.checkpoint.pins import Pins
+from crishim.errors import ToolFailed
 from crishim.ids import ContainerId
 from tests.unit.server.flows import serving_node
 
@@ -27,6 +30,8 @@ async def test_a_slow_restore_in_one_pod_holds_up_no_other(node, monkeypatch):
     node.archive()
     slow, other = [node.containerd.pod(uid=uid) for uid in ("slow", "other")]
     first, second = [await node.create(pod, restore="saved") for pod in (slow, other)]
+    third = await node.create(node.containerd.pod(uid="third"))
+    (node.paths.dumps / third).mkdir(parents=True)  # of a dump, in order before containerd answers
     over = asyncio.Event()
 
     async def settled(directory):
@@ -38,6 +43,8 @@ async def test_a_slow_restore_in_one_pod_holds_up_no_other(node, monkeypatch):
     await node.flows.recovery.begin()
     running = asyncio.ensure_future(node.flows.recovery.run())
     await asyncio.wait_for(node.start(second), 5)
+    stop = api_pb2.StopContainerRequest(container_id=third)
+    await asyncio.wait_for(node.cri.StopContainer(stop), 5)
     waiting = asyncio.ensure_future(node.start(first))
     await asyncio.wait([waiting], timeout=0.1)
     assert not waiting.done()
@@ -68,3 +75,21 @@ async def test_one_damaged_plan_costs_the_others_nothing(node):
     await asyncio.wait_for(node.stop_pod(pods[0]), 5)
     await node.start(good)
     assert node.containerd.revived == [good]
+
+
+async def test_what_fails_is_tried_again_until_it_does_not(node, monkeypatch):
+    attempts = []
+
+    async def reconcile(_):
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise ToolFailed("ctr", 1)
+
+    monkeypatch.setattr(Pins, "reconcile", reconcile)
+    node.flows.recovery.load()
+    await node.flows.recovery.run()
+    assert node.flows.recovery.restless
+    for _ in range(3):
+        await node.flows.recovery.tend()
+    assert len(attempts) == 3
+    assert not node.flows.recovery.restless

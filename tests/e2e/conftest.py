@@ -27,6 +27,10 @@ def pytest_configure(config):
     config.pluginmanager.register(SecondChance(LOGS))
 
 
+def pytest_sessionfinish():
+    nodes.close_channels()
+
+
 def lab_options() -> list[str]:
     """Return options of `scripts/lab up` from CRISHIM_TEST_LAB, such as "--cni ptp"."""
     return os.environ.get("CRISHIM_TEST_LAB", "").split()

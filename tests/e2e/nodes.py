@@ -69,6 +69,12 @@ def _channel(entrance: tuple[str, ...], name: str, env: dict[str, str] | None) -
     return _CHANNELS[key]
 
 
+def close_channels() -> None:
+    """End the programs of all channels; the next command starts one again."""
+    while _CHANNELS:
+        _CHANNELS.popitem()[1].close()
+
+
 @dataclass
 class Pod:
     """A pod sandbox that the test made, with the files crictl needs for containers in it."""

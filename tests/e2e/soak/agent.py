@@ -50,6 +50,7 @@ class Agent:
 
     def close(self) -> None:
         """End it."""
-        assert self._process.stdin is not None
+        assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(timeout=30)
+        self._process.stdout.close()

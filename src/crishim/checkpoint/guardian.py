@@ -30,7 +30,7 @@ _AWAKE = b"awake\n"
 _CLONE_NEWNET = 0x40000000
 _POLL_S = 0.02
 _TOOLS = {b"runc", b"criu"}
-_PUBLISHING = "publishing"
+_HALF = "half"
 
 
 class Guardian:
@@ -141,12 +141,9 @@ def _may_have_appeared(charge: dict[str, Any]) -> str:
     Only what is there proves anything. That the half archive's name is gone does not: anybody may
     have removed it; and a file system that fails to answer has not said no.
     """
-    try:
-        os.lstat(os.path.join(charge["dump"], _PUBLISHING))
-    except FileNotFoundError:
-        return ""  # its rename was never tried
-    except OSError as error:
-        return str(error)
+    with contextlib.suppress(OSError):
+        os.lstat(os.path.join(charge["dump"], _HALF))
+        return ""  # nobody has tried to give it its name; its disk, which may hang, is not asked
     try:
         own = os.fstat(charge["archive"])
         if _is(own, charge["target"]):

@@ -31,6 +31,7 @@ from crishim.checkpoint import (
     neighbours,
     patience,
     reservation,
+    workspace,
 )
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.heldrecord import HeldRecord, Standing
@@ -349,7 +350,7 @@ class Held:
         if record is None:
             return
         if sandbox in self._undecided:
-            standing = await _standing(record)
+            standing = await self._standing(record)
             half = standing is Standing.HALF
             if half or (
                 standing is Standing.UNKNOWN and await in_thread(heldprocesses.run, record)
@@ -471,6 +472,16 @@ class Held:
             )
             await in_thread(functools.partial(release, owner=record.sandbox))
 
+    async def _standing(self, record: HeldRecord) -> Standing:
+        """Return what is known of a record's archive; its disk may be one that never answers."""
+        if await in_thread(workspace.is_half, self._paths.dump(record.container)):
+            return Standing.HALF
+        try:
+            return await patience.look(lambda: heldrecord.standing(record))
+        except (TimeoutError, OSError) as error:
+            _log.warning("%s cannot be looked at: %s", record.archive, str(error) or "no answer")
+            return Standing.UNKNOWN
+
     def _lock(self, sandbox: SandboxId) -> asyncio.Lock:
         return self._locks.setdefault(sandbox, asyncio.Lock())
 
@@ -487,12 +498,3 @@ class Held:
         raise DeadlineExceeded(
             f"container {container[:13]} was ended, but containerd still calls it running"
         )
-
-
-async def _standing(record: HeldRecord) -> Standing:
-    """Return what is known of a record's archive; its disk may be one that never answers."""
-    try:
-        return await patience.look(lambda: heldrecord.standing(record))
-    except (TimeoutError, OSError) as error:
-        _log.warning("%s cannot be looked at: %s", record.archive, str(error) or "no answer")
-        return Standing.UNKNOWN

@@ -4,7 +4,7 @@
     criu.conf    CRIU's options that runc has no flag for
     directory    where the half archive lies
     freezer      the cgroup that the dump freezes
-    publishing   the archive is about to get its name (with `stop`); without it, it never had it
+    half         the archive never had its name yet; removed right before it gets it (with `stop`)
     lock         locked as long as the dump, or its guardian, is at work
 
 The notes outlive a daemon that is killed; `recovery` reads them. This module knows no steps.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _DIRECTORY = "directory"
 _FREEZER = "freezer"
-_PUBLISHING = "publishing"
+_HALF = "half"
 
 
 class Workspace:
@@ -80,7 +80,7 @@ class Workspace:
             os.close(lock)
 
     def _fill(self, criu_config: str) -> None:
-        (self.path / _PUBLISHING).unlink(missing_ok=True)
+        (self.path / _HALF).touch()
         tree.remove_tree(self.images)
         self.images.mkdir(mode=0o700)
         # A path in it need not be UTF-8.
@@ -108,17 +108,17 @@ class Workspace:
         It need not outlast the node's power: what is frozen does not either.
         """
         with storage_errors("cannot note that the checkpoint is about to be complete"):
-            (self.path / _PUBLISHING).touch()
+            (self.path / _HALF).unlink(missing_ok=True)
 
 
-def was_publishing(path: Path) -> bool:
-    """Return whether an abandoned dump's archive may have got its name.
+def is_half(path: Path) -> bool:
+    """Return whether an abandoned dump's archive certainly never had its name; blocks.
 
-    Raises: OSError: nobody can tell.
+    Its disk is not asked, which may be one that never answers.
     """
     try:
-        (path / _PUBLISHING).lstat()
-    except FileNotFoundError:
+        (path / _HALF).lstat()
+    except OSError:
         return False
     return True
 

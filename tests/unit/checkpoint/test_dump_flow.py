@@ -290,6 +290,30 @@ def test_nor_does_the_next_daemon(node, monkeypatch):
     assert play(node, recover).verdict() == "frozen"
 
 
+@pytest.mark.parametrize("half", [True, False])
+def test_what_the_next_daemon_makes_of_an_archive_that_is_nowhere(node, monkeypatch, half):
+    """Nobody had tried to give it its name: the container goes on. Or nobody can tell."""
+
+    async def loosen(_):
+        await asyncio.sleep(0)
+
+    async def recover(scene):
+        await scene.held.keep(node.source(), None, (), archive=node.target, inode=1)
+        work = node.paths.dump(ID)
+        work.mkdir(parents=True, exist_ok=True)
+        if half:
+            (work / "half").touch()
+        later = Scene(node).held
+        later.load()
+        await later.decide(SANDBOX)
+        assert bool(later.of_sandbox(SANDBOX)) == (not half)
+
+    monkeypatch.setattr("crishim.checkpoint.neighbours.loosen", loosen)
+    (node.freezer / "freezer.state").write_text("FROZEN")
+    play(node, recover)
+    assert node.frozen == (not half)
+
+
 def test_it_ends_the_source_if_its_process_lives_on_elsewhere(node, monkeypatch):
     settle_fails(monkeypatch)
     scene, error = dump(node, restore={}, stop=True)

@@ -36,7 +36,6 @@ def charge(tmp_path):
 @pytest.fixture
 def stopping(charge, tmp_path):
     """The charge of a dump with `stop` whose archive is about to get its name."""
-    (charge["dump"] / "publishing").touch()
     return {**charge, "target": tmp_path / "whole.tar"}
 
 
@@ -160,9 +159,9 @@ def test_an_archive_that_was_moved_may_be_there(stopping, tmp_path):
     assert frozen(stopping)
 
 
-def test_without_the_note_nothing_is_asked_of_the_archives_disk(stopping, tmp_path):
-    """Which may hang: its rename was never tried."""
-    (stopping["dump"] / "publishing").unlink()
+def test_before_its_end_nothing_is_asked_of_the_archives_disk(stopping, tmp_path):
+    """Which may hang: nobody has tried yet to give it its name."""
+    (stopping["dump"] / "half").touch()
     stopping["partial"].rename(tmp_path / "elsewhere")
     orphaned(stopping)
     assert not frozen(stopping)

@@ -56,12 +56,17 @@ def status_of(error: Exception, *, request_id: str) -> Status:
         )
     for kind, code in _TABLE:
         if isinstance(error, kind):
-            details = str(error)
+            details = _shown(str(error))
             if code is grpc.StatusCode.INTERNAL:
                 details += f" [request {request_id}]"
             return Status(code=code, details=details)
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return Status(
         code=grpc.StatusCode.INTERNAL,
-        details=f"crishim failed: {what} [request {request_id}; the log has more]",
+        details=f"crishim failed: {_shown(what)} [request {request_id}; the log has more]",
     )
+
+
+def _shown(text: str) -> str:
+    """Return a text that steers no terminal and is UTF-8: names of files in it are a stranger's."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 
 import grpc
 import pytest
@@ -146,6 +147,18 @@ async def test_a_refusal_is_no_error_of_the_daemon(
     await failure_of(relay.unary(STATUS)(b""))
     [record] = [record for record in caplog.records if str(error) in record.getMessage()]
     assert record.levelno == level
+
+
+async def test_names_that_are_no_text_reach_the_caller(relay: Relaying) -> None:
+    """A program chooses the names of the files by which it is refused."""
+
+    async def override(request, context):
+        raise errors.Unsupported(f"it holds {os.fsdecode(b'/tmp/' + bytes((255, 27)))}, which")
+
+    relay.overrides[STATUS] = override
+    error = await failure_of(relay.unary(STATUS)(b""))
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert error.details() == "it holds /tmp/\\udcff\\x1b, which"
 
 
 async def test_fault_of_ours_is_logged_with_its_place(

@@ -31,6 +31,8 @@ class Handover:
         self._over: asyncio.Future[bool] = loop.create_future()
         self.taken = False
         """A dump serves it, or has."""
+        self.revived = False
+        """The restore's processes run, whatever becomes of its caller; set by the restore."""
         self.image_directory: Path | None = None
         """Where the restore would like to find the page images as files; set once it is there."""
 
@@ -86,13 +88,12 @@ class Handovers:
         if source in self._waiting:
             raise Busy(f"another restore waits for container {source[:13]}")
         handover = self._waiting[source] = Handover()
-        succeeded = False
         try:
             yield handover
-            succeeded = True
+            handover.revived = True
         finally:
             del self._waiting[source]
-            handover.restore_ended(succeeded=succeeded)
+            handover.restore_ended(succeeded=handover.revived)
 
     def take(self, source: ContainerId) -> Handover | None:
         """Return what a dump of this container has to serve, as the dump; None for nobody.

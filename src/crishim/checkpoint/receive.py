@@ -187,6 +187,7 @@ class _Reception:
         step, reviver = self._phases.step, self._restorer.reviver
         with step("restore", deadline=False):
             await kept_if_unsettled(self._start(created, arrival), undo, arrival)
+        self._handover.revived = True
         undo.pop_all()
         try:
             with step("release", deadline=False):

@@ -259,6 +259,7 @@ class Sandboxes:
             plan = await address.plan(hold.link, state, sandbox=sandbox, former=source)
             await in_thread(self._files.write, sandbox, plan)
         except BaseException:
+            self.forget(sandbox)  # it may be written although its writer was cancelled
             await hold.abandon()
             raise
         return Arrival(self, self._held, hold, plan=plan, source=source)

@@ -1,13 +1,22 @@
 """A restore is cancelled, or its pod stopped, at every moment at which it waits: nothing leaks."""
 
 import asyncio
+import contextlib
 import os
+import secrets
+from types import SimpleNamespace
 
 import grpc
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.errors import CrishimError, ToolFailed, Unavailable
+from crishim.checkpoint import receive
+from crishim.checkpoint.phases import Phases
+from crishim.checkpoint.receive import ReceiveRequest
+from crishim.checkpoint.restore import RestoreOptions
+from crishim.checkpoint.wanted import read_manifest
+from crishim.errors import Busy, CrishimError, ToolFailed, Unavailable
+from crishim.ids import ContainerId
 from tests.fakes.containerd import Refused
 from tests.fakes.network import STATE, Network
 from tests.unit.moments import Moments
@@ -316,3 +325,103 @@ async def test_a_containerd_that_stays_away_has_nothing_undone(
     await node.remove_pod(scene.pod)
     await node.relay.calls.until_finished()
     await scene.nothing_left()
+
+
+class Reception:
+    """A restore that waits for the dump of another container, which the test plays."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.source = ContainerId(secrets.token_hex(32))
+        self.container = ContainerId("")
+        self.succeeded = False
+
+    async def prepare(self) -> None:
+        answer = await self.scene.node.cri.CreateContainer(
+            self.scene.node.request(self.scene.pod, name="successor")
+        )
+        self.container = ContainerId(answer.container_id)
+
+    def receiving(self) -> asyncio.Task:
+        request = ReceiveRequest(
+            container=self.container, source=self.source, options=RestoreOptions()
+        )
+        receiver = self.scene.node.flows.receiver
+        moving = contextlib.nullcontext()
+        return asyncio.create_task(receiver.receive(request, phases=Phases(), moving=moving))
+
+    async def dump(self) -> None:
+        """Stop the source as soon as the restore waits, and wait for its end."""
+        handovers = self.scene.node.flows.receiver.handovers
+        while (handover := handovers.take(self.source)) is None:
+            await asyncio.sleep(0)
+        over = asyncio.ensure_future(handover.wait_over())
+        while handover.image_directory is None and not over.done():
+            await asyncio.sleep(0)
+        handover.connections_are_held()
+        handover.archive_appeared(self.scene.node.paths.store / "saved.tar", None)
+        self.succeeded = await over
+
+
+@pytest.fixture
+def source_runs(scene, monkeypatch):
+    """What the kernel and runc would say of a source."""
+    said = read_manifest(scene.node.paths.store / "saved.tar")
+
+    async def resolve(container, **_: object):
+        sandbox = SimpleNamespace(id="5a", netns="/x", host_network=False)
+        found = SimpleNamespace(id=container, spec={})
+        return SimpleNamespace(container=found, sandbox=sandbox, runc=None)
+
+    async def nothing(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(receive, "resolve", resolve)
+    monkeypatch.setattr(receive.describe, "tools", nothing)
+    monkeypatch.setattr(receive.describe, "manifest", lambda *_: said)
+    monkeypatch.setattr(receive.address, "read", nothing)
+    monkeypatch.setattr(receive.runcs, "cgroup_of", lambda *_: "/x")
+    monkeypatch.setattr(receive.cgroup, "processes", lambda _: [])
+    monkeypatch.setattr(receive.rights_read, "of_processes", lambda *_: None)
+    monkeypatch.setattr(receive.rights_read, "of_archive", lambda *_: None)
+    monkeypatch.setattr(receive.rights, "check", lambda *_, **__: None)
+
+
+@pytest.mark.parametrize("stop", [False, True], ids=["cancelled", "pod-stopped"])
+async def test_a_restore_that_waits_for_its_dump_broken_off_at_every_moment(
+    scene, source_runs, stop: bool
+) -> None:
+    """It ran and has the address, or nothing is left and the archive is for another attempt."""
+    at, count = 0, 1
+    while at <= count:
+        scene.next_pod()
+        reception = Reception(scene)
+        await reception.prepare()
+        stops: list[asyncio.Task] = []
+        task = reception.receiving()
+        scene.moments.arm(
+            at, task.cancel if not stop else lambda stops=stops: stops.append(scene.stopping())
+        )
+        dump = asyncio.create_task(reception.dump())
+        outcome = await ended(task)
+        count = max(count, scene.moments.count)
+        if not dump.done():
+            await asyncio.sleep(0)
+            dump.cancel()  # of a restore that has ended before it could be met
+        for call in (*stops, dump):
+            await ended(call)
+        netns = f"/run/netns/{scene.pod.id}"
+        ran = netns in scene.network.released
+        assert reception.succeeded is ran, f"{at}: the dump is told wrong"
+        assert ran or not isinstance(outcome, tuple), f"{at}: {outcome!r}"
+        assert isinstance(outcome, tuple | asyncio.CancelledError | Busy), f"{at}: {outcome!r}"
+        if not ran:
+            assert netns not in scene.network.given and netns not in scene.network.holds, at
+            assert reception.container not in scene.node.containerd.running()
+        elif not stop:
+            assert reception.container in scene.node.containerd.running()
+        await scene.node.remove_pod(scene.pod)
+        await scene.node.relay.calls.until_finished()
+        await scene.nothing_left()
+        at += 1
+    assert count > 20

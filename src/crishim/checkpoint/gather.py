@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint import carried as carrieds
-from crishim.checkpoint import unkept
+from crishim.checkpoint import scopes, unkept
 from crishim.checkpoint.carried import Carried, Socket, Thread
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
@@ -146,6 +146,12 @@ def _state(
             f"{procs.title(place[0])} holds a datagram back (UDP_CORK), which CRIU cannot dump",
             hint="let it send the datagram first",
         )
+    if sock.family == socket.AF_INET6 and _lacks_interface(sock):
+        raise Unsupported(
+            f"{procs.title(place[0])} has a socket at the multicast group {sock.getsockname()[0]} "
+            "of a link, and is bound to no interface any more: CRIU dumps it and cannot restore it",
+            hint="let it keep SO_BINDTODEVICE as the kernel has set it",
+        )
     if sock.family == socket.AF_NETLINK and _stays_unread(sock):
         raise Precondition(
             f"{procs.title(place[0])} has not read what the kernel has told it (netlink), which "
@@ -157,6 +163,14 @@ def _state(
     if not options and not memberships:
         return None
     return dataclasses.replace(_plain(sock, *place), options=options, memberships=memberships)
+
+
+def _lacks_interface(sock: socket.socket) -> bool:
+    address, port = sock.getsockname()[:2]
+    packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    if not port or not scopes.of_a_link(packed):
+        return False
+    return not sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).strip(b"\0")
 
 
 def _stays_unread(sock: socket.socket) -> bool:

@@ -175,7 +175,7 @@ class Timer(_message.Message):
     def __init__(self, vsec: _Optional[int] = ..., vnsec: _Optional[int] = ..., isec: _Optional[int] = ..., insec: _Optional[int] = ...) -> None: ...
 
 class InetSocket(_message.Message):
-    __slots__ = ("family", "proto", "state", "src_port", "dst_port", "src_addr", "dst_addr")
+    __slots__ = ("family", "proto", "state", "src_port", "dst_port", "src_addr", "dst_addr", "opts", "ifname")
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     PROTO_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -183,6 +183,8 @@ class InetSocket(_message.Message):
     DST_PORT_FIELD_NUMBER: _ClassVar[int]
     SRC_ADDR_FIELD_NUMBER: _ClassVar[int]
     DST_ADDR_FIELD_NUMBER: _ClassVar[int]
+    OPTS_FIELD_NUMBER: _ClassVar[int]
+    IFNAME_FIELD_NUMBER: _ClassVar[int]
     family: int
     proto: int
     state: int
@@ -190,7 +192,15 @@ class InetSocket(_message.Message):
     dst_port: int
     src_addr: _containers.RepeatedScalarFieldContainer[int]
     dst_addr: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, family: _Optional[int] = ..., proto: _Optional[int] = ..., state: _Optional[int] = ..., src_port: _Optional[int] = ..., dst_port: _Optional[int] = ..., src_addr: _Optional[_Iterable[int]] = ..., dst_addr: _Optional[_Iterable[int]] = ...) -> None: ...
+    opts: SocketOptions
+    ifname: bytes
+    def __init__(self, family: _Optional[int] = ..., proto: _Optional[int] = ..., state: _Optional[int] = ..., src_port: _Optional[int] = ..., dst_port: _Optional[int] = ..., src_addr: _Optional[_Iterable[int]] = ..., dst_addr: _Optional[_Iterable[int]] = ..., opts: _Optional[_Union[SocketOptions, _Mapping]] = ..., ifname: _Optional[bytes] = ...) -> None: ...
+
+class SocketOptions(_message.Message):
+    __slots__ = ("so_bound_dev",)
+    SO_BOUND_DEV_FIELD_NUMBER: _ClassVar[int]
+    so_bound_dev: bytes
+    def __init__(self, so_bound_dev: _Optional[bytes] = ...) -> None: ...
 
 class Mount(_message.Message):
     __slots__ = ("fstype", "mnt_id", "flags", "mountpoint", "source", "ext_mount", "fsname")

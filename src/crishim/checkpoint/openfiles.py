@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _ANONYMOUS = frozenset(
     (
         *("[eventfd]", "[eventpoll]", "inotify", "[fanotify]", "[signalfd]", "[timerfd]"),
-        *("[pidfd]", "bpf-map", "[io_uring]"),  # the last is refused elsewhere, with a cure
+        *("[pidfd]", "[io_uring]"),  # the latter is refused elsewhere, with a cure
     )
 )
 _CHARACTER_MAJORS = frozenset((1, 4, 5, *range(136, 144), 188, 204))

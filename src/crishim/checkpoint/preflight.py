@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from crishim.checkpoint.request import DumpRequest
     from crishim.checkpoint.resolve import Source
 
-# File systems that CRIU 4.2 can mount again by itself, and mounts that it knows by their device.
-# Source: criu/filesystems.c.
+# File systems that CRIU 4.2 can mount again by itself. Overlays are none of them, whatever its list
+# says: it dumps one, and then mounts it by the paths of its directories, where those are not yet.
+# Source: criu/filesystems.c, criu/mount-v2.c.
 _DUMPABLE = frozenset(
     (
         *("proc", "sysfs", "devtmpfs", "binfmt_misc", "tmpfs", "devpts", "simfs", "btrfs"),
         *("pstore", "mqueue", "securityfs", "fusectl", "debugfs", "tracefs", "cgroup", "cgroup2"),
-        *("aufs", "overlay", "autofs"),
+        "autofs",
     )
 )
 

@@ -22,6 +22,7 @@ TABLE = b"""\
 14 10 8:1 /other /mnt/b rw - ext4 /dev/sda1 rw
 15 10 0:41 / /mnt/c rw - fuse.sshfs host: rw
 16 10 0:42 / /shared rw - nfs4 server:/x rw
+17 10 0:43 / /merged rw - overlay overlay rw,lowerdir=/l,upperdir=/u2,workdir=/w2
 """
 
 
@@ -50,7 +51,7 @@ def listing(*, mptcp=(), connected=(), unix=()) -> endpoints.Listing:
 def test_mounts_that_criu_can_neither_dump_nor_find_again() -> None:
     spec = {"mounts": [{"destination": "/data"}, {"destination": "/shared"}]}
     found = preflight.undumpable(parse_mountinfo(TABLE), spec)
-    assert found == ["/mnt/a (ramfs)", "/mnt/c (fuse.sshfs)"]
+    assert found == ["/mnt/a (ramfs)", "/mnt/c (fuse.sshfs)", "/merged (overlay)"]
 
 
 def test_an_mptcp_socket_is_named_by_its_program() -> None:

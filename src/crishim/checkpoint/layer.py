@@ -50,9 +50,9 @@ MEMBERS = ("rootfs-diff.tar", "rootfs-diff.2.tar", "rootfs-diff.3.tar")
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-_CLOCK_TICK_NS = 20_000_000
-"""File times come from a clock that may tick only every 10 ms: what was written within two ticks of
-being read may have been written again without a new time."""
+_SETTLED_NS = 100_000_000
+"""File times come from a clock that may tick only every 10 ms, and direct I/O moves them before the
+disk has the data: what was written so shortly before it is read may change without a new time."""
 
 _IN_MEMORY = ("tmpfs", "ramfs")
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
@@ -193,7 +193,7 @@ class LayerCapture:
         self._cancelled.set()
 
     def _look_at_mappings(self) -> None:
-        self._since_ns = time.time_ns() - _CLOCK_TICK_NS
+        self._since_ns = time.time_ns() - _SETTLED_NS
         self._mapped.clear()
         for mapping in self._find_mapped():
             # Of a file that was copied up the table has the number in the layer below.
@@ -433,7 +433,7 @@ class LayerCapture:
             self._redo.add(status.st_ino)
 
     def _redo_if_recent(self, status: os.stat_result) -> None:
-        if status.st_ctime_ns > time.time_ns() - _CLOCK_TICK_NS:
+        if status.st_ctime_ns > time.time_ns() - _SETTLED_NS:
             self._redo.add(status.st_ino)
 
     def _xattrs(self, fd: int, path: str) -> dict[str, bytes]:

@@ -31,7 +31,7 @@ async def test_memory_larger_than_the_disk(small_disk, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     with ArchiveWriter.create(small_disk / "a.tar") as writer:
-        with FifoReceiver(writer, images, count=3) as receiver:
+        async with FifoReceiver(writer, images, count=3) as receiver:
             criu = Criu(lambda: page_image(images, 1, bytes(20 << 20))).ended()
             with pytest.raises(NoSpace, match="memory of the container"):
                 await receiver.finish()

@@ -53,7 +53,9 @@ def apply(tmp_path: Path, first: bytes, second: bytes | None = None, *, allowed=
     """Apply layers to the upper directory and return it."""
     upper = tmp_path / "upper"
     upper.mkdir(exist_ok=True)
-    with ArchiveWriter.create(tmp_path / "a.tar") as writer:
+    archive = tmp_path / "a.tar"
+    archive.unlink(missing_ok=True)
+    with ArchiveWriter.create(archive) as writer:
         writer.add_bytes(MEMBERS[0], first)
         if second is not None:
             writer.add_bytes(MEMBERS[1], second)
@@ -61,7 +63,7 @@ def apply(tmp_path: Path, first: bytes, second: bytes | None = None, *, allowed=
     overlay = overlay_of_snapshot(
         [("overlay", "overlay", ["lowerdir=/l", f"upperdir={upper}", "workdir=/w"])]
     )
-    with ArchiveReader.open(tmp_path / "a.tar", trusted_owner=False) as reader:
+    with ArchiveReader.open(archive, trusted_owner=False) as reader:
         apply_layer(reader, overlay, device_allowed=lambda *_: allowed)
     return upper
 

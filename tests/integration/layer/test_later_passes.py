@@ -252,5 +252,5 @@ def settle(upper: Path) -> None:
         for directory, names, files in os.walk(upper)
         for name in [".", *names, *files]
     )
-    while time.time_ns() < newest + 50_000_000:
+    while time.time_ns() < newest + 150_000_000:
         time.sleep(0.01)

@@ -26,7 +26,7 @@ from tests.integration.layer.test_later_passes import settle
 from tests.integration.layer.test_roundtrip import travel
 
 SMALL, LARGE = 8192, 9 << 20
-QUIET_S = 0.05
+QUIET_S = 0.15
 """Longer than the time in which a file counts as possibly written again."""
 
 
@@ -197,7 +197,7 @@ def test_one_write_that_takes_long(source, target, tmp_path):
         writer = threading.Thread(target=lambda: (os.pwrite(fd, slow.memory, 0), os.close(fd)))
         writer.start()
         time.sleep(QUIET_S)
-        threading.Timer(0.2, slow.release).start()
+        threading.Timer(0.3, slow.release).start()
 
     def between(_: Path) -> None:
         writer.join()

@@ -62,6 +62,19 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkConfig:
+    """Which addresses restored pods may keep."""
+
+    keep_unmanaged: bool = False
+    """Also those that another IPAM plugin than host-local gave, or whose traffic other plugins than
+    bridge, ptp and flannel lead: the network lets a pod bring its address, and gives it to nobody
+    else."""
+    keep_astray: bool = False
+    """Also those outside this node's own subnet where an annotation of a pod asks for them: the
+    network leads them to where the pod is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """Logging of the daemon."""
 
@@ -76,6 +89,7 @@ class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     containerd: ContainerdConfig = field(default_factory=ContainerdConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     log: LogConfig = field(default_factory=LogConfig)
     paths: Paths = field(default_factory=Paths)
 

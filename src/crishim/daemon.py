@@ -26,6 +26,7 @@ from crishim.checkpoint.dumper import Dumper, Targets
 from crishim.checkpoint.handover import Handovers
 from crishim.checkpoint.held import Held
 from crishim.checkpoint.images import ImageDirectories
+from crishim.checkpoint.keeping import Policy
 from crishim.checkpoint.locks import Locks
 from crishim.checkpoint.needed import Needed
 from crishim.checkpoint.pins import Pins
@@ -216,12 +217,14 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
     images = Images(channel, namespace=namespace)
     pins = Pins(images, store)
     held, handovers = Held(paths, cri), Handovers()
+    keeps = Policy(unmanaged=config.network.keep_unmanaged, astray=config.network.keep_astray)
     sandboxes = Sandboxes(
         cri=cri,
         paths=paths,
         held=held,
         recovered=locks.recovered,
         disable_mptcp=config.checkpoint.disable_mptcp,
+        keeps=keeps,
     )
     dumper = Dumper(
         cri=cri,
@@ -240,6 +243,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
             handovers=handovers,
             drain_timeout_s=config.checkpoint.drain_timeout_s,
             layer_files_max=config.checkpoint.layer_files_max,
+            keeps=keeps,
         ),
     )
     images_made, restores = ImageDirectories(), Turns(config.checkpoint.parallel, what="restores")

@@ -174,6 +174,7 @@ def test_a_node_in_order_has_no_errors(node: nodes.Node) -> None:
     status, findings = doctor(node)
     assert status == 0
     assert not [f for f in findings.values() if f["level"] == "LEVEL_ERROR"]
+    assert findings["network.cni"]["level"] == "LEVEL_OK"
     assert all(f["summary"] and bool(f["cure"]) != (f["level"] == "LEVEL_OK")
                for f in findings.values())  # fmt: skip
     text = node.exec("crishim", "doctor")

@@ -184,6 +184,35 @@ def test_connections_on_the_node_s_network(node, directory):
     assert client.close()["errors"] == []
 
 
+def test_a_connection_over_another_interface(node, directory):
+    """No new pod would have its address: refused before the pause, the connection goes on."""
+    pod = node.pod()
+    container = pod.run()
+    anchor = pod.status()["info"]["pid"]
+    node.sh(
+        f"ip link add extra type veth peer name net1 netns {anchor}\n"
+        "ip addr add 10.99.0.1/24 dev extra; ip link set extra up\n"
+        f"nsenter -t {anchor} -n sh -c 'ip addr add 10.99.0.2/24 dev net1; ip link set net1 up'"
+    )
+    code = "import socket, sys\ns = socket.create_connection(('10.99.0.2', 9000))\n"
+    code += "for line in sys.stdin:\n s.sendall(line.encode()); print(s.recv(99).decode(), flush=1)"
+    client = subprocess.Popen(
+        [str(nodes.LAB), "exec", node.name, "--", "python3", "-c", code],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+    )  # fmt: skip
+    try:
+        for number in (1, 2):
+            client.stdin.write(f"count {number}\n")
+            assert client.stdout.readline().strip() == f"count {number} {number}"
+            client.stdout.readline()
+            error = refused(node, container, "--stop")
+            assert "has a socket at 10.99.0.2:9000, an address of net1" in error
+            assert "--tcp close" in error
+    finally:
+        client.communicate(timeout=20)
+    node.exec("crishim", "checkpoint", container, "--output", ARCHIVE)
+
+
 @pytest.mark.parametrize("namespace", ["pid", "ipc"])
 def test_the_node_s_process_ids_or_ipc(node, directory, namespace):
     """A pod that shares those is restored like any other."""

@@ -74,7 +74,7 @@ class Network:
             async def leave(self) -> None:
                 """Let the table stand without us."""
 
-        async def check(preserved, others, *, link) -> None:
+        async def check(preserved, others, *, link, ask_network) -> None:
             network.step("check")
 
         async def plan(link, preserved, *, sandbox, former) -> AddressRecord:

@@ -118,7 +118,11 @@ async def read(netns: str) -> InterfaceState:
 
 
 async def check(
-    preserved: InterfaceState, others: Mapping[SandboxId, Collection[str]], *, link: PodLink
+    preserved: InterfaceState,
+    others: Mapping[SandboxId, Collection[str]],
+    *,
+    link: PodLink,
+    ask_network: bool = True,
 ) -> None:
     """Make sure that nobody has the preserved addresses; changes nothing.
 
@@ -126,6 +130,7 @@ async def check(
         others: addresses of every other live sandbox of the node. A dead source behind its hold
             is not among them.
         link: to the sandbox that is to have the addresses; on a bridge its segment is asked.
+        ask_network: not while the one that is to give them up answers there.
     Raises: AlreadyExists: somebody has one; it says who.
     """
     wanted = set(preserved.global_addresses)
@@ -141,7 +146,7 @@ async def check(
         raise AlreadyExists(f"the address {', '.join(sorted(taken))} is the node's own")
 
     def ask() -> dict[str, str]:
-        if link.host_device == link.host_interface:
+        if link.host_device == link.host_interface or not ask_network:
             return {}
         mac = link.host_netlink.read(link.host_device).mac
         return probe(link.host_device, wanted, mac=mac, timeout_s=_PROBE_S)

@@ -1,17 +1,19 @@
 """The connections of a container that is being dumped: drained, held, let go or kept.
 
 Binds a `SourceHold` to what a dump knows: its pod's namespace, and which sockets are the
-container's own where other containers of the pod go on. A pod on the host's network has nothing
-of its own to hold; every method then does nothing.
+container's own where other containers of the pod go on. A pod on the host's network, or without a
+veth, has nothing to hold; every method then does nothing, and `endpoints` has refused what would
+need it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import address
+from crishim.checkpoint import address, podnetwork
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.hold import SourceHold
+from crishim.errors import NotFound, Precondition
 from crishim.kernel import procs
 
 if TYPE_CHECKING:
@@ -37,7 +39,12 @@ class SourceConnections:
         netns = self._source.sandbox.netns
         if self._source.sandbox.host_network:
             return ()
-        self.hold = await SourceHold.prepare(netns, lasting=self._lasting)
+        try:
+            self.hold = await SourceHold.prepare(netns, lasting=self._lasting)
+        except (NotFound, Precondition):
+            if (await podnetwork.look(netns)).holdable:
+                raise
+            return ()
         return (await address.read(netns),)
 
     async def drain(self, pids: Collection[int], *, timeout_s: float) -> None:

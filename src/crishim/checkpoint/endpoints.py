@@ -11,7 +11,9 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crishim.checkpoint import podnetwork
 from crishim.checkpoint.flow import in_thread
+from crishim.checkpoint.words import TcpMode
 from crishim.errors import Precondition, Unsupported
 from crishim.kernel import procs
 from crishim.kernel.netns import NetnsThread
@@ -20,6 +22,7 @@ from crishim.kernel.sockdiag import SockDiag, TcpState
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from crishim.checkpoint.podnetwork import PodNetwork
     from crishim.checkpoint.request import DumpRequest
     from crishim.checkpoint.resolve import Source
     from crishim.kernel.sockdiag import InetSocket, UnixSocket
@@ -38,10 +41,11 @@ _NAMED_MAX = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """The sockets of a network namespace: MPTCP, connected TCP, UNIX."""
+    """The sockets of a network namespace: MPTCP, connected TCP, other TCP and UDP, UNIX."""
 
     mptcp: Sequence[InetSocket]
     connected: Sequence[InetSocket]
+    bound: Sequence[InetSocket]
     unix: Sequence[UnixSocket]
 
 
@@ -57,6 +61,7 @@ async def check(
         return
     async with NetnsThread(source.sandbox.netns or None) as inside:
         listing = await inside.run(_look)
+    network = await podnetwork.look(netns) if (netns := source.sandbox.netns) else None
 
     def refuse_what_cannot_be_kept() -> None:
         def owner(inode: int, within: Sequence[int] | None) -> str:
@@ -67,6 +72,11 @@ async def check(
         refuse_connections(
             listing, inodes, tcp=request.tcp, host_network=source.sandbox.host_network
         )
+        if network is not None:
+            refuse_unheld(listing, inodes, request, network)
+            refuse_other_interfaces(
+                listing, inodes, request, network, lambda inode: owner(inode, pids)
+            )
         refuse_halves(
             listing, inodes, lambda inode: owner(inode, pids if inode in inodes else None)
         )
@@ -109,6 +119,50 @@ def refuse_connections(
         )
 
 
+def refuse_unheld(
+    listing: Listing, inodes: Collection[int], request: DumpRequest, network: PodNetwork
+) -> None:
+    """Refuse to keep connections where no hold can stand: the pod's eth0 has no end on the node.
+
+    With `stop` a listener counts too: whoever connects in the pause would lose that connection.
+    """
+    asked = (*listing.connected, *(listing.bound if request.stop else ()))
+    if network.holdable or request.tcp == TcpMode.CLOSE:
+        return
+    if any(item.inode in inodes for item in asked):
+        raise Unsupported(
+            f"the pod's eth0 is {network.kind or 'no veth'} and has no end on the node, where its "
+            "connections could be held",
+            hint="checkpoint it with --tcp close",
+        )
+
+
+def refuse_other_interfaces(
+    listing: Listing,
+    inodes: Collection[int],
+    request: DumpRequest,
+    network: PodNetwork,
+    owner: Callable[[int], str],
+) -> None:
+    """Refuse sockets with an address of another interface than eth0: no new pod would have it.
+
+    A checkpoint that closes the connections, of a container that goes on, is let pass: whoever
+    restores it gives the new pod that address himself.
+    """
+    closed = request.tcp == TcpMode.CLOSE
+    asked = () if closed else listing.connected
+    for item in (*asked, *(() if closed and not request.stop else listing.bound)):
+        name = network.others.get(item.local.removeprefix("::ffff:"))
+        if name and item.inode in inodes:
+            raise Unsupported(
+                f"{owner(item.inode)} has a socket at {item.local_end}, an address of {name}: a "
+                "new pod has only that of eth0",
+                hint="checkpoint it with --tcp close and without stopping it"
+                if item in listing.bound
+                else "checkpoint it with --tcp close",
+            )
+
+
 def refuse_halves(listing: Listing, inodes: Collection[int], owner: Callable[[int], str]) -> None:
     """Refuse UNIX connections whose other end lies outside; CRIU keeps external datagrams only."""
     names = {item.inode: item.name for item in listing.unix}
@@ -126,4 +180,9 @@ def refuse_halves(listing: Listing, inodes: Collection[int], owner: Callable[[in
 
 def _look() -> Listing:
     with contextlib.closing(SockDiag()) as diag:
-        return Listing(mptcp=diag.mptcp(), connected=diag.tcp(_CONNECTED), unix=diag.unix())
+        return Listing(
+            mptcp=diag.mptcp(),
+            connected=diag.tcp(_CONNECTED),
+            bound=[*diag.tcp((TcpState.LISTEN, TcpState.CLOSE)), *diag.udp()],
+            unix=diag.unix(),
+        )

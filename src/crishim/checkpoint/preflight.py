@@ -11,9 +11,10 @@ import resource
 from typing import TYPE_CHECKING
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import describe, endpoints, openfiles, remaps, space
+from crishim.checkpoint import cni, describe, endpoints, keeping, openfiles, remaps, space
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
+from crishim.checkpoint.words import TcpMode
 from crishim.errors import NotFound, Precondition, Unsupported
 from crishim.kernel import mounts, procs
 
@@ -56,6 +57,16 @@ async def check(source: Source, request: DumpRequest, *, pids: list[int], target
     await in_thread(remaps.check, pids, remaps.places(source))
     await endpoints.check(source, request, inodes=files.sockets, pids=pids)
     await in_thread(space.check, source, pids, target, lane=Lane.BULK)
+
+
+async def network(source: Source, request: DumpRequest, keeps: keeping.Policy) -> None:
+    """Refuse to stop a container for the sake of connections whose address nobody could keep.
+
+    Raises: Precondition: it says who gives and leads the addresses of its pod.
+    """
+    if request.stop and request.tcp == TcpMode.ESTABLISHED and not source.sandbox.host_network:
+        found = await in_thread(cni.sandbox_network, source.sandbox.id)
+        keeping.refuse_unmanaged(found, keeps, hint="checkpoint it with --tcp close")
 
 
 def sessions(source: Source, pids: Sequence[int]) -> None:

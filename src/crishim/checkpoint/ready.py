@@ -35,6 +35,7 @@ from crishim.tools import runc as runcs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from crishim.checkpoint import keeping
     from crishim.checkpoint.handover import Handover, Handovers
     from crishim.checkpoint.held import Held
     from crishim.checkpoint.locks import Locks
@@ -55,6 +56,7 @@ class Shared:
     Attributes:
         needed: tells which archives are never replaced.
         drain_timeout_s: how long processes may take to accept what waits, and execs to end.
+        keeps: whose addresses can be kept.
         layer_files_max: how many files a container may have of its own.
     """
 
@@ -65,6 +67,7 @@ class Shared:
     needed: Needed
     handovers: Handovers
     drain_timeout_s: float
+    keeps: keeping.Policy
     layer_files_max: int = FILES_MAX
 
 
@@ -174,6 +177,7 @@ class Preparation:
     async def _preflight(self) -> None:
         await in_thread(lambda: refuse_taken(self._target, replace=self._replace()), lane=Lane.BULK)
         self._pids = await self.freezer.processes()
+        await preflight.network(self._source, self._request, self._shared.keeps)
         await preflight.check(self._source, self._request, pids=self._pids, target=self._target)
         self._phases.lose(await in_thread(tasks.check, self._source.container.spec, self._pids))
         # An exec of ours, such as a probe, will have ended before the pause.

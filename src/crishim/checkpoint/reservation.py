@@ -39,6 +39,11 @@ def holder(directory: Path, address: str) -> str:
         return ""
 
 
+def is_of(directory: Path, addresses: Collection[str], owner: SandboxId) -> bool:
+    """Return whether a sandbox has every one of these addresses reserved."""
+    return bool(addresses) and all(holder(directory, item) == owner for item in addresses)
+
+
 def reserve(
     directory: Path,
     addresses: Collection[str],

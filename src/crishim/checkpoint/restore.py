@@ -281,7 +281,9 @@ class Restorer:
             if plan.once:
                 await self._begin(container, plan, undo)
             with phases.step("address"):
-                arrival = await self.sandboxes.arrive(sandbox_id(plan.sandbox), kept)
+                arrival = await self.sandboxes.arrive(
+                    sandbox_id(plan.sandbox), kept, by_pod=plan.once
+                )
                 if arrival is not None:
                     undo.push_async_callback(arrival.undo)
             with phases.step("restore"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from crishim.checkpoint import address, neighbours
+from crishim.checkpoint import address, cni, keeping, neighbours, reservation
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.hold import TargetHold, end_closed, remove, standing
 from crishim.checkpoint.recordfiles import RecordFiles
@@ -29,10 +29,11 @@ from crishim.ids import SandboxId
 from crishim.kernel.netns import NetnsThread
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Collection
 
     from crishim._proto.runtime.v1 import api_pb2
     from crishim.checkpoint.address import AddressRecord
+    from crishim.checkpoint.cni import SandboxNetwork
     from crishim.checkpoint.held import Held
     from crishim.checkpoint.locks import Recovered
     from crishim.containerd.cri import Cri
@@ -154,14 +155,23 @@ class Sandboxes:
     Args:
         recovered: what a crash has left of other sandboxes, until it is in order.
         disable_mptcp: see `CheckpointConfig`.
+        keeps: see `NetworkConfig`.
     """
 
     def __init__(
-        self, *, cri: Cri, paths: Paths, held: Held, recovered: Recovered, disable_mptcp: bool
+        self,
+        *,
+        cri: Cri,
+        paths: Paths,
+        held: Held,
+        recovered: Recovered,
+        disable_mptcp: bool,
+        keeps: keeping.Policy,
     ) -> None:
         self._cri = cri
         self._held = held
         self._recovered = recovered
+        self._keeping = keeps
         self._disable_mptcp = disable_mptcp
         self._records: dict[SandboxId, AddressRecord] = {}
         self._files = RecordFiles(paths.sandboxes, paths.sandbox, encode=_encode, decode=_decode)
@@ -188,22 +198,24 @@ class Sandboxes:
             _log.warning("MPTCP stays on in sandbox %s: %s", sandbox[:13], error)
 
     async def arrive(
-        self, sandbox: SandboxId, states: tuple[InterfaceState, ...]
+        self, sandbox: SandboxId, states: tuple[InterfaceState, ...], *, by_pod: bool = False
     ) -> Arrival | None:
         """Give a sandbox the preserved addresses, behind a hold that drops and catches.
 
-        Args: states: one interface at most.
+        Args: states: one interface at most. by_pod: an annotation asks for it, which whoever may
+            make pods can write.
         Returns: None where there is nothing to give: no interfaces, or an earlier container of
             the pod brought the address.
-        Raises: AlreadyExists: somebody else has an address. Unsupported: several interfaces.
-            Precondition: the sandbox is that of a stopped container, and held.
+        Raises: AlreadyExists: somebody else has an address. Unsupported: it has none of its own.
+            Precondition: the sandbox is that of a stopped container, and held; or its network
+            keeps no addresses (`keeping`).
         On failure: everything is as before.
         """
         for state in states:
             if source := self._held.of_addresses(state.global_addresses):
                 await self._recovered.wait(source.sandbox)
         async with self._arriving:
-            arrival = await self._expect(sandbox, states)
+            arrival = await self._expect(sandbox, states, by_pod=by_pod)
             if arrival is None:
                 return None
             try:
@@ -235,14 +247,14 @@ class Sandboxes:
         sandbox: SandboxId,
         states: tuple[InterfaceState, ...],
         source: SandboxId | None = None,
+        *,
+        by_pod: bool = False,
     ) -> Arrival | None:
         if self._held.of_sandbox(sandbox):
             raise Precondition(
                 "the pod's own container was stopped by a checkpoint, and the pod is cut off",
                 hint="restore into a new pod",
             )
-        if len(states) > 1:
-            raise Unsupported("pods with several interfaces keep no address yet")
         if not states or await self._has_arrived(sandbox):
             return None
         state = states[0]
@@ -252,11 +264,14 @@ class Sandboxes:
         if source is None and (found := self._held.of_addresses(state.global_addresses)):
             source = found.sandbox
         self._refuse_taken(state, source)
+        network = await in_thread(cni.sandbox_network, sandbox)
+        keeping.refuse_unmanaged(network, self._keeping, hint="restore it with a new address")
         hold = await TargetHold.prepare(target.netns)
         try:
-            if source is None:
-                await address.check(state, await self._addresses(sandbox), link=hold.link)
+            await self._refuse_in_use(state, hold, network, sandbox=sandbox, source=source)
             plan = await address.plan(hold.link, state, sandbox=sandbox, former=source)
+            if by_pod and source is None:
+                keeping.refuse_astray(plan.preserved, plan.own, self._keeping)
             await in_thread(self._files.write, sandbox, plan)
         except BaseException:
             self.forget(sandbox)  # it may be written although its writer was cancelled
@@ -297,12 +312,36 @@ class Sandboxes:
                     details=f"sandbox {record.sandbox}",
                 )
 
-    async def _addresses(self, target: SandboxId) -> dict[SandboxId, tuple[str, ...]]:
-        """Return the addresses that CNI gave to all live sandboxes but one."""
+    async def _refuse_in_use(
+        self,
+        state: InterfaceState,
+        hold: TargetHold,
+        network: SandboxNetwork,
+        *,
+        sandbox: SandboxId,
+        source: SandboxId | None,
+    ) -> None:
+        """Refuse addresses that somebody has.
+
+        What host-local has reserved for the source nobody else was given, and a move need not wait
+        until everybody has been asked. The network is not asked while the source itself answers.
+        """
+        if source is not None and network.reservations is not None:
+            wanted = state.global_addresses
+            if await in_thread(reservation.is_of, network.reservations, wanted, source):
+                return
+        others = await self._addresses({sandbox, source})
+        silent = source is None or self._held.of_sandbox(source) is not None
+        await address.check(state, others, link=hold.link, ask_network=silent)
+
+    async def _addresses(
+        self, but: Collection[SandboxId | None]
+    ) -> dict[SandboxId, tuple[str, ...]]:
+        """Return the addresses that CNI gave to all live sandboxes but some."""
         found: dict[SandboxId, tuple[str, ...]] = {}
         for item in await self._cri.sandboxes():
             sandbox = SandboxId(item.id)
-            if sandbox != target and item.state == _READY:
+            if sandbox not in but and item.state == _READY:
                 try:
                     found[sandbox] = await self._cri.addresses(sandbox)
                 except grpc.aio.AioRpcError as error:

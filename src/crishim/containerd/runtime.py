@@ -1,7 +1,8 @@
 """Ask containerd about itself: version, process, snapshotter, runtime handlers.
 
 Source: containerd api/services/{version,introspection}/v1; the `config` in the verbose answer of
-CRI's Status is the CRI plugin's configuration (internal/cri/config, 1.7 to 2.4).
+CRI's Status is the CRI plugin's configuration (internal/cri/config, 1.7 to 2.4), `cniconfig` what
+go-cni has loaded (ConfigResult in its types.go).
 """
 
 from __future__ import annotations
@@ -50,12 +51,14 @@ class Runtime:
     Attributes:
         pid: of the daemon.
         snapshotter: the default one, by the directory of its images.
+        networks: the text of each CNI configuration by its network's name.
     """
 
     version: str
     pid: int
     snapshotter: str
     handlers: tuple[Handler, ...]
+    networks: Mapping[str, str]
 
 
 async def ask(channel: grpc.aio.Channel) -> Runtime:
@@ -73,6 +76,7 @@ async def ask(channel: grpc.aio.Channel) -> Runtime:
         pid=server.pid,
         snapshotter=places.image_filesystems[0].fs_id.mountpoint.rpartition(".")[2],
         handlers=_handlers(status.info),
+        networks=_networks(status.info),
     )
 
 
@@ -91,6 +95,12 @@ async def spec_annotations(
         for record in answer.containers
         if record.spec.value
     }
+
+
+def _networks(info: Mapping[str, str]) -> dict[str, str]:
+    found = json.loads(info.get("cniconfig") or "{}") or {}
+    configurations = [network.get("Config") or {} for network in found.get("Networks") or []]
+    return {each.get("Name", ""): each.get("Source", "{}") for each in configurations}
 
 
 def _handlers(info: Mapping[str, str]) -> tuple[Handler, ...]:

@@ -224,6 +224,20 @@ class Netlink:
         """Forget what an interface knows of a neighbour."""
         self._forget_neighbour(self.index(name), address)
 
+    def addresses_by_name(self) -> dict[str, frozenset[str]]:
+        """Return the addresses of each interface of the namespace that has some."""
+        names = {link["index"]: str(link.get("ifname")) for link in _dump(self._ipr.get_links)}
+        found: dict[str, frozenset[str]] = {}
+        for item in _dump(self._ipr.get_addr):
+            name = names.get(item["index"], "")
+            address = item.get("local") or item.get("address")
+            found[name] = found.get(name, frozenset()) | {address}
+        return found
+
+    def kind(self, name: str) -> str:
+        """Return what an interface is, such as "veth"; "" for a device of the machine."""
+        return str(self._link(name).get(("linkinfo", "kind")) or "")
+
     def peer_index(self, name: str) -> int:
         """Return the index that the other end of a veth has in its own namespace."""
         link = self._link(name)

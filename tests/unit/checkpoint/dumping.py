@@ -22,6 +22,7 @@ from crishim.checkpoint.dump import Dump
 from crishim.checkpoint.handover import Handovers
 from crishim.checkpoint.held import Held
 from crishim.checkpoint.hold import HoldRecord
+from crishim.checkpoint.keeping import Policy
 from crishim.checkpoint.locks import Locks
 from crishim.checkpoint.needed import Needed
 from crishim.checkpoint.phases import Phases
@@ -328,6 +329,7 @@ class Scene:
             needed=Needed(paths=self.node.paths, held=self.held),
             handovers=self.handovers,
             drain_timeout_s=1.0,
+            keeps=Policy(unmanaged=True),
         )
 
     async def dump(self, **options: Any) -> Any:

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from crishim.checkpoint import address, hold, neighbours, sandboxes
+from crishim.checkpoint import address, cni, hold, neighbours, reservation, sandboxes
 from crishim.checkpoint.held import Held
+from crishim.checkpoint.keeping import Policy
 from crishim.checkpoint.locks import Locks
 from crishim.checkpoint.placement import placed
 from crishim.checkpoint.sandboxes import Arrival, Sandboxes
@@ -49,6 +50,7 @@ class Scene:
             held=self.held,
             recovered=self.locks.recovered,
             disable_mptcp=False,
+            keeps=Policy(unmanaged=True),
         )
         self.sandboxes.load()
 
@@ -214,3 +216,51 @@ async def test_a_refusal_of_nftables_leaves_nothing_open(monkeypatch):
     await hold.remove_left()
     await hold.remove_left()
     assert seen == [source.record.table] * 3
+
+
+class Asking:
+    """A node whose sandboxes and network are asked who has an address."""
+
+    def __init__(self, scene, monkeypatch, tmp_path):
+        self.scene, self.asked, self.reservations = scene, [], tmp_path / "pods"
+        self.reservations.mkdir()
+
+        async def check(state, others, *, link, ask_network):
+            self.asked.append((sorted(others), ask_network))
+
+        async def sandboxes_of():
+            names = (TARGET, SOURCE, "3" * 64)
+            return [SimpleNamespace(id=name, state=0) for name in names]
+
+        async def addresses(sandbox):
+            return ("10.0.0.9",)
+
+        monkeypatch.setattr(address, "check", check)
+        scene.sandboxes._cri = SimpleNamespace(sandboxes=sandboxes_of, addresses=addresses)
+
+    async def arrives(self, *, source, managed=True):
+        network = cni.SandboxNetwork(reservations=self.reservations if managed else None)
+        await self.scene.sandboxes._refuse_in_use(
+            STATE, self.scene.hold, network, sandbox=TARGET, source=source
+        )
+        return self.asked
+
+
+@pytest.fixture
+def asking(scene, monkeypatch, tmp_path):
+    return Asking(scene, monkeypatch, tmp_path)
+
+
+async def test_an_address_that_nobody_holds_here_is_asked_for_everywhere(asking):
+    assert await asking.arrives(source=None) == [([SOURCE, "3" * 64], True)]
+
+
+async def test_what_is_reserved_for_the_source_nobody_else_has(asking):
+    reservation.reserve(asking.reservations, ["10.0.0.2"], owner=SOURCE, former=None, waiting=True)
+    assert await asking.arrives(source=SOURCE) == []
+
+
+@pytest.mark.parametrize("managed", [True, False])
+async def test_a_source_whose_address_nobody_reserved_is_no_proof(asking, managed):
+    """CNI may have given it to another pod since; a source that runs still answers itself."""
+    assert await asking.arrives(source=SOURCE, managed=managed) == [(["3" * 64], False)]

@@ -7,7 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from crishim.checkpoint import endpoints, preflight, space
+from crishim.checkpoint import cni, endpoints, preflight, space
+from crishim.checkpoint.keeping import Policy
+from crishim.checkpoint.podnetwork import PodNetwork
+from crishim.checkpoint.request import DumpRequest
+from crishim.checkpoint.words import TcpMode
 from crishim.errors import NoSpace, NotFound, Precondition, Unsupported
 from crishim.kernel import procs
 from crishim.kernel.mounts import parse_mountinfo
@@ -44,8 +48,8 @@ def unix(inode: int, peer: int, *, kind: int = STREAM, name: str = "") -> UnixSo
     return UnixSocket(kind=kind, state=1, inode=inode, peer_inode=peer, name=name)
 
 
-def listing(*, mptcp=(), connected=(), unix=()) -> endpoints.Listing:
-    return endpoints.Listing(mptcp=mptcp, connected=connected, unix=unix)
+def listing(*, mptcp=(), connected=(), bound=(), unix=()) -> endpoints.Listing:
+    return endpoints.Listing(mptcp=mptcp, connected=connected, bound=bound, unix=unix)
 
 
 def test_mounts_that_criu_can_neither_dump_nor_find_again() -> None:
@@ -90,6 +94,85 @@ def test_connections_on_the_node_s_network_cannot_move() -> None:
             listing(connected=[tcp(7)]), {7}, tcp="established", host_network=True
         )
     assert "--tcp close" in e.value.hint
+
+
+def asked(*, stop: bool = False, mode: str = "established") -> DumpRequest:
+    return DumpRequest(container="c", stop=stop, tcp=TcpMode(mode))
+
+
+def pod_network(*, holdable: bool = True, others: dict[str, str] | None = None) -> PodNetwork:
+    kind = "veth" if holdable else "macvlan"
+    return PodNetwork(kind=kind, holdable=holdable, others=others or {})
+
+
+@pytest.mark.parametrize(
+    ("found", "request_"),
+    [
+        (listing(connected=[tcp(7)]), asked()),
+        (listing(bound=[tcp(7)]), asked(stop=True)),
+    ],
+)
+def test_connections_without_an_end_on_the_node_cannot_be_kept(found, request_) -> None:
+    with pytest.raises(Unsupported, match="eth0 is macvlan and has no end on the node") as e:
+        endpoints.refuse_unheld(found, {7}, request_, pod_network(holdable=False))
+    assert "--tcp close" in e.value.hint
+    endpoints.refuse_unheld(found, {7}, request_, pod_network())
+    endpoints.refuse_unheld(found, {8}, request_, pod_network(holdable=False))
+
+
+@pytest.mark.parametrize(
+    ("found", "request_"),
+    [
+        (listing(bound=[tcp(7)]), asked()),
+        (listing(connected=[tcp(7)]), asked(mode="close")),
+        (listing(bound=[tcp(7)]), asked(stop=True, mode="close")),
+    ],
+)
+def test_without_a_veth_what_keeps_nothing_is_let_pass(found, request_) -> None:
+    endpoints.refuse_unheld(found, {7}, request_, pod_network(holdable=False))
+
+
+NET1 = pod_network(others={"10.0.0.1": "net1"})
+
+
+@pytest.mark.parametrize(
+    ("found", "request_", "cure"),
+    [
+        (listing(connected=[tcp(7)]), asked(), "--tcp close"),
+        (listing(connected=[tcp(7)]), asked(stop=True), "--tcp close"),
+        (listing(bound=[tcp(7)]), asked(), "--tcp close and without stopping it"),
+        (listing(bound=[tcp(7)]), asked(stop=True, mode="close"), "without stopping it"),
+    ],
+)
+def test_a_socket_with_an_address_that_no_new_pod_has_is_named(found, request_, cure) -> None:
+    with pytest.raises(Unsupported, match=r"^server has a socket at 10\.0\.0\.1:9000.*net1") as e:
+        endpoints.refuse_other_interfaces(found, {7}, request_, NET1, lambda inode: "server")
+    assert cure in e.value.hint
+
+
+@pytest.mark.parametrize(
+    ("found", "request_", "network"),
+    [
+        (listing(connected=[tcp(7)], bound=[tcp(7)]), asked(stop=True), pod_network()),
+        (listing(connected=[tcp(8)], bound=[tcp(8)]), asked(stop=True), NET1),
+        (listing(connected=[tcp(7)]), asked(stop=True, mode="close"), NET1),
+        (listing(bound=[tcp(7)]), asked(mode="close"), NET1),
+    ],
+)
+def test_sockets_of_eth0_of_others_and_closed_ones_are_let_pass(found, request_, network) -> None:
+    endpoints.refuse_other_interfaces(found, {7}, request_, network, str)
+
+
+async def test_no_container_is_stopped_for_an_address_that_nobody_could_keep(monkeypatch) -> None:
+    calico = cni.SandboxNetwork(name="k8s-pod-network", plugins=("calico",), ipam="calico-ipam")
+    monkeypatch.setattr(cni, "sandbox_network", lambda sandbox: calico)
+    source = SimpleNamespace(sandbox=SimpleNamespace(id="s", host_network=False))
+    with pytest.raises(Precondition, match=r"led by calico \(network k8s-pod-network") as e:
+        await preflight.network(source, asked(stop=True), Policy())
+    assert "--tcp close" in e.value.hint
+    await preflight.network(source, asked(stop=True), Policy(unmanaged=True))
+    await preflight.network(source, asked(stop=True, mode="close"), Policy())
+    await preflight.network(source, asked(), Policy())
 
 
 def test_half_of_a_unix_connection_names_both_ends_and_the_path() -> None:

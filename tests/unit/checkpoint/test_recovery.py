@@ -14,6 +14,7 @@ import pytest
 from crishim.checkpoint import hold, neighbours, patience
 from crishim.checkpoint.held import Held
 from crishim.checkpoint.heldrecord import encode, this_boot
+from crishim.checkpoint.keeping import Policy
 from crishim.checkpoint.locks import Locks
 from crishim.checkpoint.recovery import Recovery
 from crishim.checkpoint.sandboxes import Sandboxes
@@ -68,6 +69,7 @@ class Node:
             held=self.held,
             recovered=self.locks.recovered,
             disable_mptcp=False,
+            keeps=Policy(unmanaged=True),
         )
         self.recovery = Recovery(
             paths=self.paths, cri=None, records=None, held=self.held, sandboxes=self.sandboxes,

@@ -2,11 +2,12 @@
 
 import base64
 import json
+import re
 
 import pytest
 
-from crishim.checkpoint import cni, reservation
-from crishim.errors import AlreadyExists
+from crishim.checkpoint import cni, keeping, reservation
+from crishim.errors import AlreadyExists, Precondition
 from crishim.ids import SandboxId
 
 MINE, OTHER, FORMER = (SandboxId(digit * 64) for digit in "123")
@@ -37,6 +38,9 @@ def cached(root, **changes):
 def test_a_cached_result_tells_how_the_sandbox_is_attached(tmp_path):
     cached(tmp_path)
     assert cni.sandbox_network(MINE, root=tmp_path) == cni.SandboxNetwork(
+        name="pods",
+        plugins=("ptp", "portmap"),
+        ipam="host-local",
         masquerade=True,
         reservations=tmp_path / "networks/pods",
         port_mappings=(
@@ -53,6 +57,56 @@ def test_host_local_may_keep_its_files_elsewhere(tmp_path):
     found = cni.sandbox_network(MINE, root=tmp_path)
     assert str(found.reservations) == "/run/ipam/pods"
     assert (found.masquerade, found.port_mappings) == (False, ())
+
+
+def network(root, *plugins):
+    config = base64.b64encode(json.dumps({"plugins": plugins}).encode()).decode()
+    cached(root, config=config)
+    return cni.sandbox_network(MINE, root=root)
+
+
+def test_flannel_has_bridge_called_with_host_local(tmp_path):
+    found = network(tmp_path, {"type": "flannel", "delegate": {"hairpinMode": True}})
+    assert (found.plugins, found.ipam) == (("flannel",), "host-local")
+    assert found.reservations == tmp_path / "networks/pods"
+    assert keeping.doubt(found) == ""
+
+
+BRIDGE = {"type": "bridge", "ipam": {"type": "host-local"}}
+
+
+@pytest.mark.parametrize(
+    ("plugins", "reason"),
+    [
+        ([BRIDGE, {"type": "portmap"}], ""),
+        ([{"type": "ptp", "ipam": {"type": "host-local"}}], ""),
+        ([{"type": "bridge", "ipam": {"type": "dhcp"}}], "given by dhcp, not host-local"),
+        ([{"type": "bridge"}], "given by no IPAM plugin"),
+        ([{"type": "calico", "ipam": {"type": "calico-ipam"}}], "is led by calico (network pods"),
+        ([{"type": "calico", "ipam": {"type": "host-local"}}], "is led by calico"),
+        ([{"type": "cilium-cni"}], "is led by cilium-cni"),
+        ([BRIDGE, {"type": "cilium-cni"}], "is led by cilium-cni (network pods: bridge/cilium-cni"),
+        ([{"type": "macvlan", "ipam": {"type": "host-local"}}], "is led by macvlan"),
+        ([{"type": "flannel", "delegate": {"type": "ipvlan"}}], "is led by ipvlan"),
+    ],
+)
+def test_whose_addresses_can_be_kept(tmp_path, plugins, reason):
+    found = network(tmp_path, *plugins)
+    if not reason:
+        keeping.refuse_unmanaged(found, keeping.Policy(), hint="-")
+        return
+    with pytest.raises(Precondition, match=re.escape(reason)) as caught:
+        keeping.refuse_unmanaged(found, keeping.Policy(), hint="make it anew")
+    assert caught.value.hint.startswith("make it anew; or")
+    assert "keep_unmanaged = true" in caught.value.hint
+    keeping.refuse_unmanaged(found, keeping.Policy(unmanaged=True), hint="-")
+
+
+def test_a_network_that_nobody_knows_keeps_no_address(tmp_path):
+    with pytest.raises(Precondition, match="no record"):
+        keeping.refuse_unmanaged(
+            cni.sandbox_network(MINE, root=tmp_path), keeping.Policy(), hint="-"
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """A preserved interface in a new place."""
 
-from crishim.checkpoint import placement
+import pytest
+
+from crishim.checkpoint import keeping, placement
+from crishim.errors import Precondition
 from crishim.kernel.interface import Address, InterfaceState, Neighbour, Route
 
 OLD_MAC, NEW_MAC, NODE_MAC = (f"02:00:00:00:00:0{digit}" for digit in "123")
@@ -85,6 +88,15 @@ def test_an_address_that_cni_gave_again_is_not_moved():
 def test_an_address_of_another_nodes_subnet_is_astray():
     assert placement.astray(bridge_pod(2, OLD_MAC), OWN) == ()
     assert placement.astray(bridge_pod(2, OLD_MAC, net="10.2.0"), OWN) == ("10.2.0.2",)
+
+
+def test_an_annotation_brings_no_address_of_another_subnet():
+    elsewhere = bridge_pod(2, OLD_MAC, net="10.2.0")
+    with pytest.raises(Precondition, match=r"10\.2\.0\.2 is outside") as caught:
+        keeping.refuse_astray(elsewhere, OWN, keeping.Policy())
+    assert "keep_astray = true" in caught.value.hint
+    keeping.refuse_astray(elsewhere, OWN, keeping.Policy(astray=True))
+    keeping.refuse_astray(bridge_pod(2, OLD_MAC), OWN, keeping.Policy())
 
 
 def test_where_cni_names_no_subnet_no_address_is_astray():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from crishim._proto.runtime.v1 import api_pb2, api_pb2_grpc
 from crishim.checkpoint.archive import ArchiveWriter
-from crishim.config import Config, ContainerdConfig
+from crishim.config import Config, ContainerdConfig, NetworkConfig
 from crishim.containerd.channel import open_channel
 from crishim.daemon import _Flows, _flows, _methods
 from crishim.kernel.interface import InterfaceState
@@ -127,7 +127,11 @@ async def serving_node(top: Path) -> AsyncIterator[Node]:
     async with relaying(top) as relay, open_channel(relay.runtime_socket) as channel:
         containerd = Containerd(top, runc=runc)
         relay.runtime.answers.update(containerd.answers)
-        config = Config(containerd=ContainerdConfig(socket=relay.runtime_socket), paths=paths)
+        config = Config(
+            containerd=ContainerdConfig(socket=relay.runtime_socket),
+            network=NetworkConfig(keep_unmanaged=True),
+            paths=paths,
+        )
         flows = _flows(config, channel)
         methods = _methods(config, flows, forwarder=relay.forwarder, calls=relay.calls)
         relay.overrides.update(methods.overrides())

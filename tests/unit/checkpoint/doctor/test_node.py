@@ -116,6 +116,7 @@ def test_snapshotters(snapshotter: str, of_handler: str, level: Level) -> None:
         pid=1,
         snapshotter=snapshotter,
         handlers=(handler(snapshotter=of_handler),),
+        networks={},
     )
     assert runtime.snapshotter(found).level is level
 

@@ -319,6 +319,21 @@ def test_an_open_exec_session(node, served):
         session.wait(timeout=20)
 
 
+def test_an_orphan_in_a_pod_with_shared_process_ids(node, image, directory):
+    """The pause process takes it, outside of the tree that CRIU dumps: no session, another cure."""
+    code = (
+        "if os.fork() == 0:\n if os.fork() == 0:\n  os.setsid(); time.sleep(1000)\n os._exit(0)\n"
+    )
+    container = programs.run(node.pod(), f"{code}os.wait()")
+    error = refused(node, container)
+    assert "(python3 -uc" in error and "has lost its parent" in error
+    assert "shareProcessNamespace" in error
+    runs_on(node, container)
+    own = {"security_context": {"namespace_options": {"pid": 1}}}
+    container = programs.run(node.pod(), f"{code}os.wait()", linux=own)
+    node.exec("crishim", "checkpoint", container, "--output", ARCHIVE)
+
+
 def test_connections_that_are_not_wanted(node, served):
     """`--tcp refuse`, with the client's connection open."""
     error = refused(node, served, "--tcp", "refuse")

@@ -189,6 +189,20 @@ def test_a_confined_container_goes_on_in_another_pod(machine):
 
 
 @slow
+def test_an_unconfined_container_does_not_come_back_in_a_confined_one(machine):
+    """AppArmor and seccomp of the new pod count: who has neither is refused by name."""
+    privileged = {"security_context": {"privileged": True}}
+    container = machine.pod(linux=privileged).run(image=USER_IMAGE, linux=privileged)
+    machine.crictl("checkpoint", "--export", ARCHIVE, container)
+    with pytest.raises(nodes.CommandFailed) as refused:
+        machine.pod().create(ARCHIVE, linux=CONFINED)
+    error = refused.value.stderr
+    assert "security label unconfined, the container cri-containerd.apparmor.d" in error
+    assert "no seccomp profile" in error
+    assert "SYS_ADMIN" in error
+
+
+@slow
 def test_mapped_users_are_refused_clearly(machine):
     """A pod with a user namespace of its own: one sentence, and the container runs on."""
     pod = machine.pod(linux=MAPPED_USERS)

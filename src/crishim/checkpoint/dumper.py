@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from crishim.checkpoint import losses
 from crishim.checkpoint.dump import Dump
 from crishim.checkpoint.flow import unbroken
+from crishim.checkpoint.layer_apply import overlay_of_snapshot
 from crishim.checkpoint.resolve import resolve
 from crishim.errors import Busy, Precondition
 
@@ -81,6 +82,8 @@ class Dumper:
         """
         source = await self._resolve(request.container, phases)
         self._refuse_stopped(source)
+        if request.stop:
+            await self._refuse_unrestorable(source)
         container, sandbox = source.container.id, source.sandbox.id
         hold = self.shared.locks.hold(container, "checkpoint", sandbox=sandbox)
         with hold as operation:
@@ -112,6 +115,17 @@ class Dumper:
             figures.freeze_us / 1e3,
             frozen * bool(result.frozen_us),
         )
+
+    async def _refuse_unrestorable(self, source: Source) -> None:
+        """Refuse to stop a container whose like no restore could fill.
+
+        Its root may be an overlay, and its snapshotter make that of several mounts.
+        """
+        container = source.container
+        mounts = await self.records.mounts(
+            snapshotter=container.snapshotter, key=container.snapshot_key
+        )
+        overlay_of_snapshot([(each.type, each.source, each.options) for each in mounts])
 
     def _refuse_stopped(self, source: Source) -> None:
         """Refuse a container that was stopped: thawing it would make a second live copy."""

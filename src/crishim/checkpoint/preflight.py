@@ -70,18 +70,30 @@ async def network(source: Source, request: DumpRequest, keeps: keeping.Policy) -
 
 
 def sessions(source: Source, pids: Sequence[int]) -> None:
-    """Refuse while an exec session is open: its parent and its pipes lie outside.
+    """Refuse processes whose parent lies outside: CRIU takes a tree, and they are not in it.
 
-    Raises: Precondition: names the first process of one.
+    containerd's shim started those of an exec session, and lies outside of the pod's process ids.
+    Where the containers of a pod share these, their first process, the pause process, takes those
+    that have lost their parent.
+    Raises: Precondition: names the first process of an exec session. Unsupported: names one that
+        the pause process has taken.
     """
     inside = set(pids)
     for pid in pids:
-        if pid != source.container.pid and (parent := procs.parent(pid)) and parent not in inside:
-            raise Precondition(
-                f"{procs.title(pid)} was started in the container by an exec session that is "
-                "still open",
-                hint="end that session first",
+        if pid == source.container.pid or not (parent := procs.parent(pid)) or parent in inside:
+            continue
+        if procs.is_init_of(parent, pid):
+            raise Unsupported(
+                f"{procs.title(pid)} has lost its parent, and the pod's pause process, which lies "
+                "outside the container, has taken it",
+                hint="give the container process ids of its own (no shareProcessNamespace: true; "
+                "in CRI namespace_options.pid 1), where its first process takes orphans",
             )
+        raise Precondition(
+            f"{procs.title(pid)} was started in the container by an exec session that is "
+            "still open",
+            hint="end that session first",
+        )
 
 
 def undumpable(table: Sequence[mounts.Mount], spec: dict[str, Any]) -> list[str]:
@@ -151,7 +163,8 @@ def _files(files: procs.OpenFiles) -> None:
     if files.io_uring:
         raise Unsupported(
             f"{procs.title(files.io_uring[0])} uses io_uring, which CRIU cannot dump",
-            hint="let the program use epoll, or run it where kernel.io_uring_disabled=2",
+            hint="run the pod with seccompProfile RuntimeDefault, which blocks io_uring: the "
+            "program then does without; UV_USE_IO_URING=0 does the same for Node.js",
         )
     for terminal, pid in files.terminals.items():
         raise Precondition(

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _READY = 0
 _MPTCP = Path("/proc/sys/net/mptcp/enabled")
+MPTCP_SYSCTL = "net.mptcp.enabled"
 
 
 class Arrival:

@@ -107,6 +107,16 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def is_init_of(parent: int, pid: int) -> bool:
+    """Return whether a process is the first one of the pid namespace that another one lives in."""
+    with contextlib.suppress(OSError, ValueError):
+        ours, theirs = (os.stat(f"/proc/{each}/ns/pid") for each in (parent, pid))
+        text = Path(f"/proc/{parent}/status").read_text(encoding="utf-8", errors="replace")
+        inner = text.partition("\nNSpid:")[2].partition("\n")[0].split()
+        return os.path.samestat(ours, theirs) and inner[-1:] == ["1"] and len(inner) > 1
+    return False
+
+
 def command(pid: int) -> str:
     """Return the command line of a process, for people; "" when it is gone."""
     with contextlib.suppress(OSError):

@@ -32,6 +32,7 @@ from crishim.checkpoint.bodyrequest import body_request
 from crishim.checkpoint.flow import in_thread, to_the_end
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.request import DumpRequest
+from crishim.checkpoint.sandboxes import MPTCP_SYSCTL
 from crishim.checkpoint.wanted import may_want, read_manifest, refuse_foreign, wanted
 from crishim.checkpoint.words import OnFailure
 from crishim.errors import Busy, CrishimError, InvalidRequest, Precondition
@@ -228,8 +229,10 @@ class CriMethods:
     async def RunPodSandbox(self, raw: bytes, context: Context) -> bytes:
         """Run a sandbox and make its namespace fit for CRIU."""
         answer = await self._forward("RunPodSandbox", raw, context)
-        created = api_pb2.RunPodSandboxResponse.FromString(answer).pod_sandbox_id
-        await self.sandboxes.started(sandbox_id(created))
+        asked = api_pb2.RunPodSandboxRequest.FromString(raw).config.linux.sysctls
+        if MPTCP_SYSCTL not in asked:  # what a pod says itself is left as it is
+            created = api_pb2.RunPodSandboxResponse.FromString(answer).pod_sandbox_id
+            await self.sandboxes.started(sandbox_id(created))
         return answer
 
     async def PodSandboxStatus(self, raw: bytes, context: Context) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crishim.errors import NotFound, Precondition, ToolFailed
-from crishim.kernel import process
+from crishim.kernel import mounts, process
 from crishim.tools import logs
 from crishim.tools.known import Known
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from crishim.ids import ContainerId
 
 _TIMEOUT_S = 30.0
-_VERSION = re.compile(r"runc version (\S+)")
+# NVIDIA's runtime says its own version first, then that of the runc that it calls for everything.
+_VERSION = re.compile(r"^runc version (\S+)", re.MULTILINE)
+_CGROUPS = "/sys/fs/cgroup"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ class RuncFacts:
     Attributes:
         link_remap: `runc checkpoint` has --link-remap (1.3 and newer).
         cgroups_mode: the mode in which restored tasks land in the new container's cgroup: "ignore"
-            where runc knows it (1.2 and newer), else "soft".
+            where runc knows it (1.2 and newer), else "soft", which cgroup v2 must not be given.
     """
 
     version: str
@@ -109,7 +111,7 @@ _facts: Known[RuncFacts] = Known()
 async def facts(binary: str) -> RuncFacts:
     """Return what a runc is and what its checkpoint command knows.
 
-    Raises: Precondition: the binary is missing or is not runc.
+    Raises: Precondition: the binary is missing, is not runc, or too old for this node.
     """
     return await _facts.get(binary, lambda: _ask(binary))
 
@@ -117,7 +119,7 @@ async def facts(binary: str) -> RuncFacts:
 async def _ask(binary: str) -> RuncFacts:
     done = await process.run([binary, "--version"], timeout_s=_TIMEOUT_S)
     text = done.stdout.decode(errors="replace")
-    match = _VERSION.match(text)
+    match = _VERSION.search(text)
     if done.exit_status != 0 or not match:
         raise Precondition(
             f"{binary} is not runc",
@@ -125,11 +127,28 @@ async def _ask(binary: str) -> RuncFacts:
             hint="crishim checkpoints and restores containers of runc only",
         )
     usage = await process.run([binary, "checkpoint", "--help"], timeout_s=_TIMEOUT_S)
+    ignores = b"|ignore" in usage.stdout
+    if not ignores and _unified():
+        raise Precondition(
+            f"with runc {match.group(1)} every dump and restore would take options such as "
+            "nsdelegate from the node's own cgroup2 mount",
+            hint="install runc 1.2 or newer",
+        )
     return RuncFacts(
         version=match.group(1),
         link_remap=b"--link-remap" in usage.stdout,
-        cgroups_mode="ignore" if b"|ignore" in usage.stdout else "soft",
+        cgroups_mode="ignore" if ignores else "soft",
     )
+
+
+def _unified() -> bool:
+    """Return whether the node's cgroups are version 2.
+
+    CRIU mounts that file system once more where it manages cgroups, without the options that the
+    node has chosen, which all its mounts share. Source: criu issue 3029.
+    """
+    root = mounts.mount_at(mounts.read_mounts(), _CGROUPS)
+    return root is not None and root.fs_type == "cgroup2"
 
 
 def cgroup_of(runc: Runc, container: ContainerId) -> Path:

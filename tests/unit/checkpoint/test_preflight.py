@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 from crishim.checkpoint import cni, endpoints, preflight, space
+from crishim.checkpoint.dumper import Dumper
 from crishim.checkpoint.keeping import Policy
 from crishim.checkpoint.podnetwork import PodNetwork
 from crishim.checkpoint.request import DumpRequest
 from crishim.checkpoint.words import TcpMode
+from crishim.containerd.records import Mount
 from crishim.errors import NoSpace, NotFound, Precondition, Unsupported
 from crishim.kernel import procs
 from crishim.kernel.mounts import parse_mountinfo
@@ -192,8 +194,10 @@ def test_unix_sockets_that_can_be_kept() -> None:
 def test_io_uring_and_terminals_name_the_program() -> None:
     me = os.getpid()
     ring = procs.OpenFiles(sockets=frozenset(), terminals={}, io_uring=(me,))
-    with pytest.raises(Unsupported, match=rf"process {me} \(.*\) uses io_uring"):
+    with pytest.raises(Unsupported, match=rf"process {me} \(.*\) uses io_uring") as e:
         preflight._files(ring)
+    assert "seccompProfile RuntimeDefault" in e.value.hint
+    assert "UV_USE_IO_URING=0" in e.value.hint
     terminal = procs.OpenFiles(sockets=frozenset(), terminals={"/dev/pts/3": me}, io_uring=())
     with pytest.raises(Precondition, match=rf"process {me} \(.*\) has the terminal /dev/pts/3"):
         preflight._files(terminal)
@@ -259,3 +263,25 @@ def test_what_a_layer_links_to_does_not_count(tmp_path: Path, free_mb) -> None:
 def test_no_directory_for_the_archive(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"none/x\.tar"):
         space.check(source(tmp_path), [], tmp_path / "none" / "x.tar")
+
+
+@pytest.mark.parametrize("mounts", [[], ["erofs", "overlay"], ["bind"], ["overlay"]])
+async def test_no_container_is_stopped_whose_snapshot_no_restore_could_fill(mounts) -> None:
+    """Its root is an overlay all the same: the snapshotter makes it of several mounts."""
+
+    async def answer(**_: str) -> list[Mount]:
+        options = ("upperdir=/u", "workdir=/w", "lowerdir=/l")
+        return [Mount(type=kind, source="", options=options) for kind in mounts]
+
+    dumper = Dumper(
+        cri=None, records=SimpleNamespace(mounts=answer), namespace="k8s.io", store=None,
+        turns=None, targets=None, pins=None, shared=None,
+    )  # fmt: skip
+    container = SimpleNamespace(snapshotter="erofs", snapshot_key="c")
+    asking = dumper._refuse_unrestorable(SimpleNamespace(container=container))
+    if mounts == ["overlay"]:
+        await asking
+        return
+    with pytest.raises(Unsupported, match="snapshot is not an overlay") as e:
+        await asking
+    assert "overlayfs snapshotter" in e.value.hint

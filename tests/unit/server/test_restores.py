@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import address, heldrecord, neighbours
+from crishim.checkpoint import address, heldrecord, neighbours, sandboxes
 from crishim.checkpoint.address import AddressRecord
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.restore import RestoreOptions
@@ -461,3 +461,16 @@ async def test_an_image_of_the_node_is_meant_before_a_checkpoint_of_that_name(no
     node.containerd.images.discard("nginx")
     await node.start(await node.create(pod, image="nginx", attempt=1))
     assert len(node.containerd.cold) == len(node.containerd.revived) == 1
+
+
+@pytest.mark.parametrize(("sysctls", "looked"), [({}, 1), ({"net.mptcp.enabled": "1"}, 0)])
+async def test_a_pod_that_asks_for_mptcp_itself_keeps_it(
+    node, tmp_path, monkeypatch, sysctls, looked
+) -> None:
+    switch = tmp_path / "enabled"
+    switch.write_text("1")
+    monkeypatch.setattr(sandboxes, "_MPTCP", switch)
+    asked = api_pb2.RunPodSandboxRequest()
+    asked.config.linux.sysctls.update(sysctls)
+    await node.cri.RunPodSandbox(asked)
+    assert node.containerd.counts["PodSandboxStatus"] == looked

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ANNOTATION = "org.criu.config"
 _CHECK_TIMEOUT_S = 60.0
 _GOOD = (4, 2)
+# criu issue 3002: from Linux 7.1 on dumps of any container fail; 3127 for what 7.0 breaks.
+_NEW_KERNEL, _GOOD_THERE = 7, (4, 2, 1)
 _STALE_S = 30.0
 _INSTALL = "install CRIU 4.2 or newer (Debian 14, or criu.org)"
 # What we or runc decide for each dump and restore.
@@ -44,7 +46,18 @@ async def version() -> Finding:
         there = shutil.which("criu", path=process.PATH)
         what = f"{there} is older than 3.16" if there else "no criu is on the PATH"
         return error("criu.version", what, cure=_INSTALL)
-    numbers = tuple(int(part) for part in found.split(".")[:2])
+    return judge(found, release=os.uname().release)
+
+
+def judge(found: str, *, release: str) -> Finding:
+    """Judge CRIU's version on a kernel of that release."""
+    numbers = tuple(int(part) for part in found.split("."))
+    if int(release.partition(".")[0]) >= _NEW_KERNEL and numbers < _GOOD_THERE:
+        return error(
+            "criu.version",
+            f"CRIU {found} does not work on Linux {release}: 4.2.1 is the first that does",
+            cure="install CRIU 4.2.1 or newer",
+        )
     if numbers < _GOOD:
         return warning(
             "criu.version",

@@ -39,8 +39,8 @@ def judge(names: Sequence[str]) -> Finding:
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
     return warning(
         "pods.mptcp",
-        f"MPTCP is on in pods that are older than crishim: {', '.join(names[:_MOST])}{more}; CRIU "
-        "refuses listeners of Go programs there",
+        "MPTCP is on in pods that are older than crishim, or whose own sysctls ask for it: "
+        f"{', '.join(names[:_MOST])}{more}; CRIU refuses listeners of Go programs there",
         cure="make these pods anew, or set net.mptcp.enabled=0 in them and restart their programs",
     )
 

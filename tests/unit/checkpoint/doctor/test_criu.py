@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,11 +33,30 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("version", "level"),
     [("3.15", Level.ERROR), ("3.17.1", Level.WARNING), ("4.1.1", Level.WARNING), ("4.2", Level.OK)],
 )
-async def test_versions(tools: Path, version: str, level: Level) -> None:
+async def test_versions(
+    tools: Path, monkeypatch: pytest.MonkeyPatch, version: str, level: Level
+) -> None:
     program(tools, f"echo Version: {version}")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release="6.12.1"))
     found = await criu.version()
     assert found.level is level
     assert bool(found.cure) is (level is not Level.OK)
+
+
+@pytest.mark.parametrize(
+    ("version", "release", "level"),
+    [
+        ("4.2", "6.18.44-fc", Level.OK),
+        ("4.2", "7.0.0", Level.ERROR),
+        ("4.2", "7.1.3-arch1", Level.ERROR),
+        ("4.2.1", "7.1.3", Level.OK),
+        ("4.3", "8.0", Level.OK),
+    ],
+)
+def test_kernels_that_break_a_version(version: str, release: str, level: Level) -> None:
+    found = criu.judge(version, release=release)
+    assert found.level is level
+    assert ("4.2.1 or newer" in found.cure) is (level is Level.ERROR)
 
 
 async def test_no_criu(tools: Path) -> None:

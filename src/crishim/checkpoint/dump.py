@@ -129,6 +129,8 @@ class Dump:
             trail=ready.packing.trail,
             remaps=ready.remaps,
             gatherer=self._made.gatherer,
+            phases=self._phases,
+            expected_bytes=ready.expected_bytes,
         )
         beside = self._still_alone() if self._request.stop else None
         image_bytes, log = await memory.run(ready.packing.tools.runc, undo, beside=beside)

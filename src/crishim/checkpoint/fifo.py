@@ -56,7 +56,8 @@ class FifoReceiver:
         self._count = count
         self._numbers: dict[int, int] = {}
         self._current: tuple[int, int] | None = None
-        self._received_bytes = 0
+        self.received_bytes = 0
+        """Of all page images, so far; any thread may ask."""
         self._error: BaseException | None = None
         self._ended = False
         self._poll = select.epoll()
@@ -91,7 +92,7 @@ class FifoReceiver:
         if self._error is not None:
             with storage_errors("cannot write the memory of the container"):
                 raise self._error
-        return self._received_bytes
+        return self.received_bytes
 
     async def __aexit__(self, *_: object) -> None:
         os.eventfd_write(self._returned, 1)
@@ -153,12 +154,12 @@ class FifoReceiver:
 
     def _drain(self, fd: int) -> None:
         assert self._current is not None
-        start = offset = self._current[1]
+        offset = self._current[1]
         while count := splice_some(fd, self._writer.fd, offset):
             if self._trail is not None:
                 self._trail.arrived(self._name(fd), offset, offset + count)
             offset += count
-        self._received_bytes += offset - start
+            self.received_bytes += count
         self._current = (fd, offset)
         if count == 0:
             self._current = None

@@ -121,6 +121,12 @@ class LayerCapture:
         self._first = self._last = False
         self._fd = -1
         self._writer: LayerWriter
+        self._begin = 0
+
+    @property
+    def copied_bytes(self) -> int:
+        """How much the pass that goes on, or the last one, has written; any thread may ask."""
+        return self._writer.offset - self._begin if self._fd >= 0 else 0
 
     def first_pass(self, fd: int, offset: int) -> int:
         """Write the whole layer while the container runs.
@@ -203,8 +209,8 @@ class LayerCapture:
                 self._mapped.add(os.lstat(file).st_ino)
 
     def _pass(self, fd: int, offset: int) -> tuple[int, int]:
+        self._writer, self._begin = LayerWriter(fd, offset), offset
         self._fd = fd
-        self._writer = LayerWriter(fd, offset)
         self._entries = 0
         self._links.clear()
         self._due, self._redo = self._redo, set()

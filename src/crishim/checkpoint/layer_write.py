@@ -75,6 +75,11 @@ class LayerWriter:
         self._offset = offset
         self._buffer = bytearray()
 
+    @property
+    def offset(self) -> int:
+        """Where the next bytes go that are written."""
+        return self._offset
+
     def finish(self) -> int:
         """Write the end mark; return the offset behind it."""
         self._buffer += tarformat.END

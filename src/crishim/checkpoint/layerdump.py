@@ -67,6 +67,11 @@ class LayerDump:
         self._changes_end: int | None = None
         self.layer_bytes = 0
 
+    @property
+    def copied_bytes(self) -> int:
+        """How much the pass that goes on has copied so far."""
+        return self._capture.copied_bytes
+
     async def first_pass(self) -> None:
         """Copy everything; the processes run."""
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from crishim.checkpoint.archive import ArchiveWriter
     from crishim.checkpoint.gather import Gatherer
+    from crishim.checkpoint.phases import Phases
     from crishim.checkpoint.resolve import Source
     from crishim.checkpoint.shm import SharedMemoryDump
     from crishim.checkpoint.trail import Trail
@@ -58,6 +59,7 @@ class MemoryDump:
         trail: follows what arrives in the archive; None if nobody waits for it.
         shared: the pod's shared memory.
         gatherer: looks for what CRIU drops.
+        expected_bytes: about what the memory will take.
         remaps: open files need links that CRIU makes for its dump only; see `remaps.expect`.
     """
 
@@ -71,6 +73,8 @@ class MemoryDump:
     trail: Trail | None
     remaps: bool
     gatherer: Gatherer
+    phases: Phases
+    expected_bytes: int
 
     async def run(
         self,
@@ -122,7 +126,10 @@ class MemoryDump:
         )
         count = min(len(self.pids) + _SPARE_FIFOS, _FIFOS_MAX)
         receiver = FifoReceiver(self.writer, options.images, count=count, trail=self.trail)
-        async with receiver as fifos:
+        advancing = self.phases.advancing(
+            "memory", lambda: receiver.received_bytes, total_bytes=self.expected_bytes
+        )
+        async with advancing, receiver as fifos:
             await runcs.checkpoint(self.source.runc, self.source.container.id, options)
             return await fifos.finish()
 

@@ -7,6 +7,7 @@ between steps, never inside one, because a running CRIU must not be killed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -17,9 +18,10 @@ from crishim.checkpoint.losses import Loss, bounded
 from crishim.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 _log = logging.getLogger(__name__)
+_ADVANCE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +39,13 @@ class Phases:
 
     Args:
         timeout_s: deadline of the whole call; None for none.
-        listener: called with the name of each step as it begins and the microseconds since the
-            call began; must not block.
+        listener: called with the name of each step as it begins, the microseconds since the call
+            began, 0 and 0; and again while a long step goes on, with the bytes that it has handled
+            and will handle, as far as that is known; must not block.
     """
 
     timeout_s: float | None = None
-    listener: Callable[[str, int], None] | None = None
+    listener: Callable[[str, int, int, int], None] | None = None
     done: list[PhaseTime] = field(default_factory=list)
     _losses: list[Loss] = field(default_factory=list)
     _begun: float = field(default_factory=time.monotonic)
@@ -69,7 +72,7 @@ class Phases:
             last = self.done[-1].name if self.done else "start"
             raise DeadlineExceeded(f"the deadline passed in phase {last!r}, before {name!r}")
         if self.listener is not None:
-            self.listener(name, begun_us)
+            self.listener(name, begun_us, 0, 0)
         try:
             yield
         finally:
@@ -85,6 +88,27 @@ class Phases:
     def lose(self, found: Iterable[Loss]) -> None:
         """Take in what the flow has found that it does not keep; it goes on all the same."""
         self._losses += found
+
+    @contextlib.asynccontextmanager
+    async def advancing(
+        self, name: str, done_bytes: Callable[[], int], *, total_bytes: int = 0
+    ) -> AsyncIterator[None]:
+        """Tell the listener now and then, in the block, how far the step `name` has come.
+
+        Args: done_bytes: must not block. total_bytes: 0 if nobody knows.
+        """
+
+        async def tell(listener: Callable[[str, int, int, int], None]) -> None:
+            while True:
+                await asyncio.sleep(_ADVANCE_S)
+                listener(name, self.elapsed_us, done_bytes(), total_bytes)
+
+        telling = None if self.listener is None else asyncio.ensure_future(tell(self.listener))
+        try:
+            yield
+        finally:
+            if telling is not None:
+                telling.cancel()
 
     def until_us(self, first: str, last: str) -> int:
         """Return the time from the begin of step `first` to the end of step `last`."""

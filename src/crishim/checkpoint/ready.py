@@ -80,6 +80,7 @@ class Ready:
         gate: no exec begins until it is closed.
         ending: what `stop` means; None without.
         remaps: see `remaps.expect`.
+        expected_bytes: about what the memory will take.
     """
 
     packing: Packing
@@ -87,6 +88,7 @@ class Ready:
     ending: Ending | None
     gate: contextlib.ExitStack
     remaps: bool
+    expected_bytes: int
 
 
 class Preparation:
@@ -140,7 +142,8 @@ class Preparation:
                 pids=self.freezer.read,
                 files_max=self._shared.layer_files_max,
             )
-            await layer.first_pass()
+            async with self._phases.advancing("layer", lambda: layer.copied_bytes):
+                await layer.first_pass()
         with step("blocks"):
             expected_bytes, trail = await self._blocks(undo, writer)
         with step("guard"):
@@ -171,7 +174,12 @@ class Preparation:
             trail=trail,
         )
         return Ready(
-            packing=packing, guardian=guardian, ending=self._ending, gate=gate, remaps=links
+            packing=packing,
+            guardian=guardian,
+            ending=self._ending,
+            gate=gate,
+            remaps=links,
+            expected_bytes=expected_bytes,
         )
 
     async def _preflight(self) -> None:

@@ -110,6 +110,11 @@ class OwnFilesDump:
         """How much the passes so far have put into the archive."""
         return sum(part.layer_bytes for part in self._parts)
 
+    @property
+    def copied_bytes(self) -> int:
+        """How much the pass that goes on has copied so far."""
+        return sum(part.copied_bytes for part in self._parts)
+
     async def first_pass(self) -> None:
         """Copy everything; the processes run."""
         for part in self._parts:

@@ -76,6 +76,8 @@ def follow(stream: Iterable[Any], *, as_json: bool) -> Any:
             print(json.dumps(as_dict(event)), flush=True)
         elif event.WhichOneof("event") == "phase":
             line = f"{event.phase.elapsed_us / 1e6:7.3f} s  {event.phase.name}"
+            if event.phase.bytes_done:
+                line += f"  {human_bytes(event.phase.bytes_done)}"
             end = "" if terminal else "\n"
             print(f"\r\033[K{line}" if terminal else line, end=end, file=sys.stderr, flush=True)
     if terminal:

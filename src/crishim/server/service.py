@@ -205,8 +205,12 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
             raise InvalidRequest("timeout_s must not be negative")
         queue: asyncio.Queue[crishim_pb2.Phase | None] = asyncio.Queue()
 
-        def listener(name: str, elapsed_us: int) -> None:
-            queue.put_nowait(crishim_pb2.Phase(name=name, elapsed_us=elapsed_us))
+        def listener(name: str, elapsed_us: int, done: int, total: int) -> None:
+            queue.put_nowait(
+                crishim_pb2.Phase(
+                    name=name, elapsed_us=elapsed_us, bytes_done=done, bytes_total=total
+                )
+            )
 
         phases = Phases(timeout_s=timeout_s or self._timeout_s, listener=listener)
         task = asyncio.ensure_future(flow(phases))

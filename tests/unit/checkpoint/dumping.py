@@ -332,11 +332,11 @@ class Scene:
             keeps=Policy(unmanaged=True),
         )
 
-    async def dump(self, **options: Any) -> Any:
+    async def dump(self, *, listener: Any = None, **options: Any) -> Any:
         """Dump as the daemon does; a cancellation reaches the flow as it is."""
         request = DumpRequest(container=ID, output=self.node.target, **options)
         with self.locks.hold(ID, "checkpoint", sandbox=SANDBOX) as operation:
-            phases = Phases(timeout_s=60)
+            phases = Phases(timeout_s=60, listener=listener)
             dump = Dump(
                 self.shared(), self.node.source(), request, operation=operation, phases=phases
             )

@@ -397,6 +397,18 @@ def test_a_guardian_that_has_died_is_missed_before_the_pause(node):
     assert scene.verdict() == "goes on"
 
 
+def test_long_steps_tell_how_far_they_have_come(node, monkeypatch):
+    monkeypatch.setattr("crishim.checkpoint.phases._ADVANCE_S", 0)
+    told = []
+
+    async def act(scene):
+        await scene.dump(listener=lambda *event: told.append(event))
+
+    play(node, act)
+    assert {name for name, _, done, _ in told if done} == {"layer", "memory"}
+    assert [name for name, _, done, _ in told if not done].count("pack") == 1
+
+
 def test_the_time_in_which_it_stays_frozen_is_told(node):
     results = []
 

@@ -93,7 +93,9 @@ class Abandoned:
             return False
 
         def sweep() -> list[str]:
-            return sweep_partials(directory) if directory.is_dir() else []
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                return sweep_partials(directory)
+            return []
 
         # Its disk may be one that never answers. What is left behind then does no harm later:
         # it removes nothing that somebody writes.

@@ -178,6 +178,7 @@ class Supervisor:
         elif verb in ("kill", "crash"):
             # `kill` comes back as a crashed service does, `crash` stays down until `start`.
             service.wanted = service.wanted and verb == "kill"
+            service.ready = False  # `start` waits for the next one
             service.signal_main(signal.SIGKILL)
         elif verb != "status":
             reply(connection, 2, f"unknown verb {verb}: start stop restart kill crash status")

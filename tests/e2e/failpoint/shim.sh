@@ -4,6 +4,7 @@ points=/run/failpoints
 name=${0##*/}
 real=$(PATH=/usr/sbin:/usr/bin:/sbin:/bin command -v "$name") || exit 127
 point=$name
+case " $* " in *" --help "*) exec "$real" "$@" ;; esac
 case $name in
     runc)
         for word; do

@@ -82,7 +82,7 @@ def told(number: int, outcome: Outcome) -> str:
     hit = ", ".join(fault.get("done", [])) or "-"
     verdict = outcome.how if outcome.good else "WRONG"
     line = (
-        f"{number:4} seed {plan.seed}  {plan.operation:8}{plan.fault:18}{place:18}"
+        f"{number:4} seed {plan.seed}  {plan.operation:8}{plan.fault:18}{place:24}"
         f"{verdict:9} {outcome.took_s:5.1f} s  ({hit} in {fault.get('in')!r})"
     )
     if outcome.good:

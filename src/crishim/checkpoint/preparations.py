@@ -177,7 +177,7 @@ class Preparations:
         """Remove what an earlier daemon has left."""
         for path in self._paths.preparations.glob("*"):
             if path not in self._live:
-                await Prepared(path).remove()
+                await _removed(Prepared(path))
 
     def _begin(self, key: _Key, claimant: Claimant, path: Path) -> _Shared:
         shared = self._shared[key] = _Shared(Prepared(self._new_path()), claimant)
@@ -227,14 +227,19 @@ class Preparations:
             await in_thread(lambda: parent.mkdir(mode=0o700, parents=True, exist_ok=True))
             yield prepared
         finally:
-            try:
-                await to_the_end(prepared.remove())
-            except (CrishimError, OSError) as error:
-                _log.warning("%s stays for now: %s", prepared.directory, error)
+            await to_the_end(_removed(prepared))
             self._live.discard(prepared.directory)
 
     def _new_path(self) -> Path:
         return self._paths.preparations / secrets.token_hex(8)
+
+
+async def _removed(prepared: Prepared) -> None:
+    """Remove what nobody has taken; what cannot go now is for the next `sweep`."""
+    try:
+        await prepared.remove()
+    except (CrishimError, OSError) as error:
+        _log.warning("%s stays for now: %s", prepared.directory, error)
 
 
 def _identity(archive: ArchiveReader) -> tuple[int, ...]:

@@ -93,16 +93,24 @@ class Store:
         return self.find(reference)
 
     def names(self) -> list[CheckpointName]:
-        """Return all names in the store, oldest first."""
-        if not self._paths.store.is_dir():
+        """Return all names in the store, oldest first.
+
+        Raises: Precondition: nobody can tell; base images are unpinned for want of names.
+        """
+        with storage_errors("cannot list the checkpoints"):
+            found: list[tuple[int, CheckpointName]] = []
+            for file in self._files():
+                # What somebody put there under an odd name, or has just removed, is none of ours.
+                with contextlib.suppress(InvalidRequest, FileNotFoundError):
+                    name = checkpoint_name(file.removesuffix(_SUFFIX))
+                    found.append((os.stat(self._paths.store / file).st_mtime_ns, name))
+            return [name for _, name in sorted(found)]
+
+    def _files(self) -> list[str]:
+        try:
+            return [name for name in os.listdir(self._paths.store) if name.endswith(_SUFFIX)]
+        except FileNotFoundError:
             return []
-        found: list[tuple[int, CheckpointName]] = []
-        for path in self._paths.store.glob(f"*{_SUFFIX}"):
-            # What somebody put there under an odd name, or has just removed, is none of ours.
-            with contextlib.suppress(InvalidRequest, FileNotFoundError):
-                name = checkpoint_name(path.name.removesuffix(_SUFFIX))
-                found.append((path.stat().st_mtime_ns, name))
-        return [name for _, name in sorted(found)]
 
 
 def no_such(reference: str) -> NotFound:

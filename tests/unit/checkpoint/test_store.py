@@ -5,7 +5,7 @@ import os
 import pytest
 
 from crishim.checkpoint.store import Store
-from crishim.errors import InvalidRequest, NotFound
+from crishim.errors import CrishimError, InvalidRequest, NotFound
 from crishim.ids import CheckpointName
 from crishim.paths import Paths
 
@@ -106,6 +106,15 @@ def test_names_oldest_first_without_what_is_being_written(store, paths):
     (paths.store / ".new.tar.0123abcd.partial").touch()
     (paths.store / ".odd.tar").touch()
     assert store.names() == ["old", "young"]
+
+
+def test_a_store_that_cannot_be_read_is_not_an_empty_one(store, paths):
+    """The images that its checkpoints need would be unpinned."""
+    assert store.names() == []
+    paths.store.parent.mkdir(parents=True)
+    paths.store.symlink_to(paths.store)
+    with pytest.raises(CrishimError, match="cannot list the checkpoints"):
+        store.names()
 
 
 def test_a_kubelets_directory_is_where_its_root_is(tmp_path):

@@ -256,7 +256,8 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
         locks=locks,
         images=images_made,
         preparations=Preparations(paths, images_made, restores),
-        turns=restores,
+        # Of their own: who has verified would stand behind all that are still to be.
+        turns=Turns(config.checkpoint.parallel, what="restores"),
         restored=restored,
         reviver=Reviver(cri=cri, paths=paths, restored=restored),
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import grpc
 import pytest
@@ -26,6 +27,7 @@ class SlowDisk:
 
     def __init__(self, monkeypatch) -> None:
         self.quick = threading.Event()
+        self.pause_s = 0.0
         self.readings = 0
         self.at_once = self.most_at_once = 0
         self._lock = threading.Lock()
@@ -39,6 +41,7 @@ class SlowDisk:
         try:
             while not self.quick.wait(0.002):
                 step(0)
+            time.sleep(self.pause_s)
             return digest.digest_range(fd, offset, size, step)
         finally:
             with self._lock:
@@ -147,8 +150,12 @@ async def test_many_restores_take_turns_and_keep_nobody_else_waiting(node, disk)
     await disk.is_read()
     async with asyncio.timeout(1):
         await node.start(await node.create(node.containerd.pod(uid="ordinary")))
+    disk.pause_s = 0.02
     disk.quick.set()
+    await asyncio.wait(creating, return_when=asyncio.FIRST_COMPLETED)
+    at_first = disk.readings
     await asyncio.gather(*creating)
+    assert at_first < disk.readings, "the first waited for all others"
     assert disk.most_at_once <= 2 * 2  # two restores, two threads each
 
 

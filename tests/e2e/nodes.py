@@ -63,7 +63,7 @@ def lab(*words: str, stdin: str = "", timeout_s: float = 300, name: str = "") ->
 
 def _channel(entrance: tuple[str, ...], name: str, env: dict[str, str] | None) -> channel.Channel:
     """Return the channel into a node, or the lab's network; made at its first use."""
-    key = (name, *entrance)
+    key = (name or os.environ.get("CRISHIM_LAB_NAME", ""), *entrance)
     if key not in _CHANNELS:
         _CHANNELS[key] = channel.Channel((str(LAB), *entrance), env)
     return _CHANNELS[key]

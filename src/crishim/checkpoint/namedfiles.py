@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -89,6 +90,7 @@ def _read(directory: Path, fresh: frozenset[str], carried: frozenset[str]) -> _I
             places[mount.mnt_id] = Place(
                 mount_point=place,
                 fs_type=criuimages.file_system(mount),
+                root=os.fsdecode(mount.root),
                 external=mount.ext_mount,
                 fresh=place in fresh,
             )
@@ -119,6 +121,7 @@ def _of_file(
         path=path,
         place=place,
         writable=file.reg.flags & os.O_ACCMODE != os.O_RDONLY,
+        directory=stat.S_ISDIR(file.reg.mode),
         size=file.reg.size,
     )
     return path, openables.obstacle(named, _inside(path, images, names))

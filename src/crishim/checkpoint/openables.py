@@ -39,12 +39,14 @@ class Place:
     """A mount of the container.
 
     Attributes:
+        root: which part of the file system it shows.
         external: it comes from outside, as volumes do.
         fresh: a volume that a new pod has anew: nothing that was written into it is there.
     """
 
     mount_point: str
     fs_type: str
+    root: str = "/"
     external: bool = False
     fresh: bool = False
 
@@ -56,12 +58,14 @@ class Named:
     Attributes:
         path: as the container sees it; with " (deleted)" where the name is gone.
         writable: it was opened for writing.
+        directory: it is one.
         size: that the file must have again, in bytes; 0 if it need not.
     """
 
     path: str
     place: Place
     writable: bool = False
+    directory: bool = False
     size: int = 0
 
 
@@ -172,6 +176,13 @@ def _in_cgroup(named: Named, inside: Inside) -> Obstacle | None:
         return Obstacle(
             why="is named after this container or pod, and the next one has another name",
             cure="open it as /sys/fs/cgroup shows it inside the container, or close it",
+        )
+    below = _below(named.path, named.place)
+    inner = "/" in below or (below and named.directory)
+    if inner and any(name in named.place.root for name in inside.names):
+        return Obstacle(
+            why="lies in a cgroup that was made inside the container, which the next one has not",
+            cure="close it",
         )
     return _trigger(named)
 

@@ -111,6 +111,7 @@ def _view(source: Source, pids: Collection[int], fresh: frozenset[str]) -> _View
                     Place(
                         mount_point=mount.mount_point,
                         fs_type=mount.fs_type,
+                        root=mount.root,
                         external=mount.mount_point in external,
                         fresh=mount.mount_point in fresh,
                     )
@@ -181,14 +182,20 @@ def _named(pid: int, link: OpenLink, view: _View) -> None:
         )
     if place is None:
         return
-    size = 0
+    size, directory = 0, False
     # A volume's server may be dead, and then a look at its files hangs.
     if not place.external or place.fresh:
         with contextlib.suppress(OSError):
             status = os.stat(link.link)
             _kind(pid, link, status)
-            size = _size(link, status)
-    named = Named(path=link.target, place=place, writable=link.writable, size=size)
+            size, directory = _size(link, status), stat.S_ISDIR(status.st_mode)
+    named = Named(
+        path=link.target,
+        place=place,
+        writable=link.writable,
+        directory=directory,
+        size=size,
+    )
     _refuse(pid, link.what, named, view.inside)
 
 

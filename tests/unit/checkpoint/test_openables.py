@@ -76,6 +76,16 @@ def test_what_will_be_there(path, place):
     assert judged(path, place) == ""
 
 
+def test_cgroups_made_inside_the_container_are_not_made_again():
+    """CRIU puts all processes into the new container's own."""
+    own = Place(mount_point="/sys/fs/cgroup", fs_type="cgroup2", root=f"/kubepods/{ID}")
+    assert "made inside" in judged("/sys/fs/cgroup/app/memory.stat", own)
+    assert "made inside" in judged("/sys/fs/cgroup/app", own, directory=True)
+    assert judged("/sys/fs/cgroup", own, directory=True) == ""
+    assert judged("/sys/fs/cgroup/memory.stat", own) == ""
+    assert judged("/sys/fs/cgroup/system.slice/memory.stat", CGROUP) == ""  # it sees all
+
+
 @pytest.mark.parametrize(
     ("path", "place"),
     [

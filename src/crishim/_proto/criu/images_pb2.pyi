@@ -131,18 +131,20 @@ class File(_message.Message):
     def __init__(self, type: _Optional[int] = ..., id: _Optional[int] = ..., reg: _Optional[_Union[RegularFile, _Mapping]] = ..., isk: _Optional[_Union[InetSocket, _Mapping]] = ..., tfd: _Optional[_Union[Timer, _Mapping]] = ..., usk: _Optional[_Union[UnixSocket, _Mapping]] = ...) -> None: ...
 
 class RegularFile(_message.Message):
-    __slots__ = ("flags", "name", "mnt_id", "size", "ext")
+    __slots__ = ("flags", "name", "mnt_id", "size", "ext", "mode")
     FLAGS_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     MNT_ID_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     EXT_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
     flags: int
     name: bytes
     mnt_id: int
     size: int
     ext: bool
-    def __init__(self, flags: _Optional[int] = ..., name: _Optional[bytes] = ..., mnt_id: _Optional[int] = ..., size: _Optional[int] = ..., ext: bool = ...) -> None: ...
+    mode: int
+    def __init__(self, flags: _Optional[int] = ..., name: _Optional[bytes] = ..., mnt_id: _Optional[int] = ..., size: _Optional[int] = ..., ext: bool = ..., mode: _Optional[int] = ...) -> None: ...
 
 class UnixSocket(_message.Message):
     __slots__ = ("name", "mnt_id")
@@ -203,9 +205,10 @@ class SocketOptions(_message.Message):
     def __init__(self, so_bound_dev: _Optional[bytes] = ...) -> None: ...
 
 class Mount(_message.Message):
-    __slots__ = ("fstype", "mnt_id", "flags", "mountpoint", "source", "ext_mount", "fsname")
+    __slots__ = ("fstype", "mnt_id", "root", "flags", "mountpoint", "source", "ext_mount", "fsname")
     FSTYPE_FIELD_NUMBER: _ClassVar[int]
     MNT_ID_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
     FLAGS_FIELD_NUMBER: _ClassVar[int]
     MOUNTPOINT_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -213,9 +216,10 @@ class Mount(_message.Message):
     FSNAME_FIELD_NUMBER: _ClassVar[int]
     fstype: int
     mnt_id: int
+    root: bytes
     flags: int
     mountpoint: bytes
     source: bytes
     ext_mount: bool
     fsname: bytes
-    def __init__(self, fstype: _Optional[int] = ..., mnt_id: _Optional[int] = ..., flags: _Optional[int] = ..., mountpoint: _Optional[bytes] = ..., source: _Optional[bytes] = ..., ext_mount: bool = ..., fsname: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, fstype: _Optional[int] = ..., mnt_id: _Optional[int] = ..., root: _Optional[bytes] = ..., flags: _Optional[int] = ..., mountpoint: _Optional[bytes] = ..., source: _Optional[bytes] = ..., ext_mount: bool = ..., fsname: _Optional[bytes] = ...) -> None: ...

@@ -33,6 +33,23 @@ class CommandFailed(AssertionError):
         self.stderr = done.stderr
 
 
+PORT = 9000
+_LISTENS = """
+import json, os, subprocess, sys, time
+container, port = sys.argv[1], int(sys.argv[2])
+shown = subprocess.run(["crictl", "inspect", container], capture_output=True, check=True).stdout
+pid = json.loads(shown)["info"]["pid"]
+end = time.monotonic() + 20
+while pid and os.path.exists(f"/proc/{pid}/fd") and time.monotonic() < end:
+    try:
+        files = [open(f"/proc/{pid}/net/{name}") for name in ("tcp", "tcp6")]
+        lines = [line.split() for file in files for line in file]
+    except OSError:
+        break
+    if any(line[1].endswith(f":{port:04X}") and line[3] == "0A" for line in lines):
+        break
+    time.sleep(0.01)
+"""
 _CHANNELS: dict[tuple[str, ...], channel.Channel] = {}
 
 
@@ -108,9 +125,11 @@ class Pod:
         return self.node.crictl("create", "--no-pull", self.id, file, self.config).strip()
 
     def run(self, *args: str, image: str = IMAGE, **config: object) -> str:
-        """Create and start a container of the test workload; returns its id."""
+        """Create and start a container of the test workload; returns its id, once it listens."""
         container = self.create(image, "/workload", *args, **config)
         self.node.crictl("start", container)
+        port = int(args[args.index("-port") + 1]) if "-port" in args else PORT
+        self.node.exec("python3", "-c", _LISTENS, container, str(port))
         return container
 
     def remove(self) -> None:

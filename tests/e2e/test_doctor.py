@@ -129,7 +129,7 @@ NO_CONTAINERD = (
         "containerd.answers",
         "ERROR",
         breaks="service containerd stop",
-        mends="service containerd start",
+        mends="service containerd start; until crictl pods -q > /dev/null 2>&1; do sleep 0.1; done",
         says="/run/containerd/containerd.sock",
     ),
     Case("criu.version", "ERROR", **replaced("criu", "Version: 3.15"), says="older than 3.16"),

@@ -96,6 +96,15 @@ def sessions(source: Source, pids: Sequence[int]) -> None:
         )
 
 
+def tree(source: Source, pids: Sequence[int]) -> list[int]:
+    """Return those of a container's processes that its first one has started, itself among them."""
+    parents = {pid: procs.parent(pid) for pid in pids if pid != source.container.pid}
+    found = {source.container.pid}
+    while grown := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= grown
+    return [pid for pid in pids if pid in found]
+
+
 def undumpable(table: Sequence[mounts.Mount], spec: dict[str, Any]) -> list[str]:
     """Name the mounts of a container that CRIU can neither dump nor find again.
 

@@ -185,12 +185,13 @@ class Preparation:
     async def _preflight(self) -> None:
         await in_thread(lambda: refuse_taken(self._target, replace=self._replace()), lane=Lane.BULK)
         self._pids = await self.freezer.processes()
+        # An exec of ours, such as a probe, will have ended before the pause, with all it has open.
+        if self._shared.locks.execs(self._source.container.id):
+            self._pids = await in_thread(preflight.tree, self._source, self._pids)
+        await in_thread(preflight.sessions, self._source, self._pids)
         await preflight.network(self._source, self._request, self._shared.keeps)
         await preflight.check(self._source, self._request, pids=self._pids, target=self._target)
         self._phases.lose(await in_thread(tasks.check, self._source.container.spec, self._pids))
-        # An exec of ours, such as a probe, will have ended before the pause.
-        if not self._shared.locks.execs(self._source.container.id):
-            await in_thread(preflight.sessions, self._source, self._pids)
 
     async def _criu_config(self) -> str:
         pid = self._source.container.pid

@@ -285,3 +285,11 @@ async def test_no_container_is_stopped_whose_snapshot_no_restore_could_fill(moun
     with pytest.raises(Unsupported, match="snapshot is not an overlay") as e:
         await asking
     assert "overlayfs snapshotter" in e.value.hint
+
+
+def test_what_an_exec_has_open_is_not_the_containers(monkeypatch):
+    """Only what the container's first process has started is looked at while an exec runs."""
+    parents = {10: 1, 11: 10, 12: 11, 20: 1, 21: 20, 30: 0}
+    monkeypatch.setattr(preflight.procs, "parent", parents.get)
+    source = SimpleNamespace(container=SimpleNamespace(pid=10))
+    assert preflight.tree(source, [30, 21, 12, 20, 11, 10]) == [12, 11, 10]

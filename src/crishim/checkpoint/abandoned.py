@@ -21,6 +21,7 @@ from crishim.checkpoint.archive import sweep_partials
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.settle import tools_ended
+from crishim.errors import Unavailable
 from crishim.kernel import atomic, tree
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ class Abandoned:
     held: Held
 
     def directories(self) -> list[Path]:
-        """Return the work directories of dumps, abandoned or not."""
-        with contextlib.suppress(OSError):
+        """Return the work directories of dumps, abandoned or not.
+
+        Raises: OSError: nobody knows which there are.
+        """
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return [path for path in sorted(self.paths.dumps.iterdir()) if path.is_dir()]
         return []
 
@@ -70,7 +74,12 @@ class Abandoned:
             os.close(lock)
 
     async def _is_known(self, container: str) -> bool:
-        """Return whether it is known by now if a container that was dumped is to go on."""
+        """Return whether it is known by now if a container that was dumped is to go on.
+
+        Raises: Unavailable: the records of stopped containers cannot be read, so it may be one.
+        """
+        if not self.held.loaded:
+            raise Unavailable("the records of stopped containers cannot be read")
         record = self.held.of_container(container)
         if record is not None:
             await self.held.decide(record.sandbox)
@@ -88,6 +97,8 @@ class Abandoned:
 
         One may be the only evidence of what became of a container: then all stay.
         """
+        if not self.held.loaded:
+            return False
         undecided = [self.held.of_sandbox(sandbox) for sandbox in self.held.undecided]
         if any(record and Path(record.archive).parent == directory for record in undecided):
             return False

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,8 +27,8 @@ from crishim.checkpoint.abandoned import Abandoned
 from crishim.checkpoint.flow import in_thread, to_the_end
 from crishim.checkpoint.settle import clear_mounts, settled
 from crishim.checkpoint.words import AddressMode
-from crishim.errors import Corrupt
-from crishim.ids import ContainerId, sandbox_id
+from crishim.errors import Corrupt, Unavailable
+from crishim.ids import ContainerId, SandboxId, sandbox_id
 from crishim.kernel import atomic
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from crishim.checkpoint.sandboxes import Sandboxes
     from crishim.containerd.cri import Cri
     from crishim.containerd.records import Records
-    from crishim.ids import SandboxId
     from crishim.paths import Paths
 
 _log = logging.getLogger(__name__)
@@ -87,16 +87,22 @@ class Recovery:
         """Yield what must not happen later: whoever can call also writes, and holds pods."""
         yield "addresses of pods", self.sandboxes.load
         yield "stopped containers", self.held.load
-        yield "neighbours of held pods", lambda: neighbours.sweep(keep=self.held.fixed())
+        yield "neighbours of held pods", self._neighbours
         directories = [self.paths.held, self.paths.sandboxes, *self._restores()]
         for directory in (*directories, *self.paths.restored.glob("*")):
             yield f"half-written files in {directory}", partial(atomic.sweep_unfinished, directory)
+
+    def _neighbours(self) -> None:
+        """Have the node ask again for pods that nobody holds; one may be held by what is unread."""
+        if self.held.loaded and not self.held.unreadable:
+            neighbours.sweep(keep=self.held.fixed())
 
     def _left_behind(self) -> set[str]:
         """Return the ids of all containers and sandboxes that something is known of."""
         ids: set[str] = {*self.held.sandboxes(), *self.sandboxes.sandboxes()}
         ids |= {record.container for record in self.held.records()}
-        ids |= {work.name for work in self._abandoned.directories()}
+        with contextlib.suppress(OSError):  # whoever acts on them says so
+            ids |= {work.name for work in self._abandoned.directories()}
         for directory in self._restores():
             ids.add(directory.name)
             with contextlib.suppress(Corrupt, OSError):  # whoever acts on it says why it cannot
@@ -115,6 +121,12 @@ class Recovery:
 
     async def begin(self) -> None:
         """Do at once what needs no containerd: let go on what may go on, and clear its files."""
+        await self._attempt(self._dumps(), "dumps that were left")
+        await self._until_done(self._abandoned.partials, "half archives")
+
+    async def _dumps(self) -> None:
+        """Look at each dump that was left; at none where nobody can list what is at work on one."""
+        await self._attempt(self._loaded(), "records on disk")
         works = self._abandoned.directories()
         with_files = {work.name for work in works}
         without = [r.sandbox for r in self.held.records() if r.container not in with_files]
@@ -122,13 +134,15 @@ class Recovery:
             *(self._decide(sandbox) for sandbox in without),
             *(self._dump(work, wait=False) for work in works),
         )
-        await self._until_done(self._abandoned.partials, "half archives")
 
     async def run(self) -> None:
         """Finish or undo what was begun; needs containerd.
 
-        Raises: grpc.aio.AioRpcError: containerd does not tell what there is; to be called again.
+        Raises: grpc.aio.AioRpcError, OSError: containerd or the disk does not tell what there is;
+            to be called again.
         """
+        await self._attempt(self._loaded(), "records on disk")
+        works = self._abandoned.directories()
         for directory in self._restores():
             exchange = partial(body.recover, directory, records=self.records)
             await self._until_done(exchange, f"record of container {directory.name[:13]}")
@@ -137,7 +151,7 @@ class Recovery:
         async with asyncio.TaskGroup() as group:
             for sandbox in {*self.held.sandboxes(), *self._unsettled}:
                 group.create_task(self._deal_with(sandbox))
-            for work in self._abandoned.directories():
+            for work in works:
                 group.create_task(self._dump(work, wait=True))
             await self._until_done(self._strays, "holds without an owner")
             await self._until_done(self.pins.reconcile, "pinned images")
@@ -158,15 +172,18 @@ class Recovery:
         await self._attempt(self._loaded(), "records on disk")
         for what, step in tuple(self._again.items()):
             await self._until_done(step, what)
-        for work in self._abandoned.directories():
-            await self._dump(work, wait=False)
-        for sandbox in self.held.undecided:
-            await self._finish(sandbox)
+        await self._attempt(self._dumps_again(), "dumps that were left")
         await self._attempt(self._doubtful(), "restores whose end is not known")
         for sandbox in {*self._unsettled, *self.sandboxes.unfinished}:
             if not self.locks.busy_in(sandbox):
                 await self._settle(sandbox)
         await self._look_after()
+
+    async def _dumps_again(self) -> None:
+        for work in self._abandoned.directories():
+            await self._dump(work, wait=False)
+        for sandbox in self.held.undecided:
+            await self._finish(sandbox)
 
     async def _look_after(self) -> None:
         await self._attempt(self.restorer.sweep(), "containers that are gone")
@@ -191,13 +208,17 @@ class Recovery:
     async def _wrappers(self) -> None:
         await wrappers.put_back(cri=self.cri, records=self.records)
 
-    async def _dump(self, work: Path, *, wait: bool) -> None:
-        """Let a container go on that a dump has left frozen, if that is right; clear its files."""
-        await self._attempt(
+    async def _dump(self, work: Path, *, wait: bool) -> bool:
+        """Let a container go on that a dump has left frozen, if that is right; clear its files.
+
+        Returns: whether nobody is at work there any more, as far as `wait` goes.
+        """
+        done = await self._attempt(
             self._abandoned.put_in_order(work, wait=wait), f"dump of container {work.name[:13]}"
         )
         if wait and self.held.of_container(work.name) is None:
             self.locks.recovered.done(work.name)
+        return done
 
     async def _decide(self, sandbox: SandboxId) -> None:
         await self._attempt(self.held.decide(sandbox), f"stopped container of {sandbox[:13]}")
@@ -214,8 +235,9 @@ class Recovery:
         record = next((r for r in self.held.records() if r.sandbox == sandbox), None)
         if record is not None:
             work = self.paths.dump(record.container)
-            if work.is_dir():  # its guardian may still be at it
-                await self._dump(work, wait=True)
+            # Its guardian may still be at it, or a CRIU.
+            if await in_thread(os.path.lexists, work) and not await self._dump(work, wait=True):
+                return
             await self._decide(sandbox)
             ending = to_the_end(self.held.finish(sandbox))
             await self._attempt(ending, f"end of the stopped container of {sandbox[:13]}")
@@ -268,9 +290,19 @@ class Recovery:
         return found.running and (plan is None or plan.address == AddressMode.KEEP)
 
     async def _strays(self) -> None:
-        """Remove holds and address translations that a crash has left without a record."""
+        """Remove holds and address translations that a crash has left without a record.
+
+        Raises: Unavailable: the records cannot be read, and each hold may have one.
+        """
+        if not (self.held.loaded and self.sandboxes.loaded):
+            raise Unavailable("the records of held pods cannot be read")
+        unread = [item for item in await self.cri.sandboxes() if item.id in self.held.unreadable]
+        pods = {(await self.cri.sandbox(SandboxId(item.id))).netns for item in unread}
+        nodes = {hold.NodeHold((), key=item[:12]).record.table for item in self.held.unreadable}
 
         def owned(record: HoldRecord) -> bool:
+            if record.table in nodes or record.netns in pods - {""}:
+                return True  # the container's record is damaged, and says not which are its own
             return record.table in self.held.tables() or self.sandboxes.is_arriving(record.netns)
 
         await strays.sweep(self.cri, owned=owned)

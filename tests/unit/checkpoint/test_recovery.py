@@ -371,3 +371,110 @@ async def test_a_source_that_a_kubelet_is_to_stop_stays_frozen(node, monkeypatch
     await node.start()
     await node.held.finish("5a")
     assert frozen(cgroup)
+
+
+def refuse_list(monkeypatch, path):
+    """Have the disk refuse to list a directory until the returned function is called."""
+    listdir, scandir = os.listdir, os.scandir
+
+    def refusing(real):
+        def call(directory="."):
+            if os.fspath(directory) == str(path):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(directory)
+
+        return call
+
+    monkeypatch.setattr(os, "listdir", refusing(listdir))
+    monkeypatch.setattr(os, "scandir", refusing(scandir))
+
+    def mend():
+        monkeypatch.setattr(os, "listdir", listdir)
+        monkeypatch.setattr(os, "scandir", scandir)
+
+    return mend
+
+
+async def test_nothing_is_thawed_while_no_record_can_be_read(node, kernel, monkeypatch):
+    """The archive is whole: thawed, the container would be a second live copy of it."""
+    cgroup, half = node.dump(), node.stopped()
+    half.rename(node.path / "a.tar")
+    mend = refuse_list(monkeypatch, node.paths.held)
+    await node.start()
+    assert frozen(cgroup)
+    assert (node.paths.dumps / "d1").exists()
+    assert node.recovery.restless
+    mend()
+    await node.recovery.begin()
+    assert frozen(cgroup)
+    assert node.held.of_container("d1") is not None
+    assert kernel.removed == []
+
+
+async def test_records_that_are_read_late_still_let_a_container_go_on(node, monkeypatch):
+    cgroup, _ = node.dump(), node.stopped()
+    mend = refuse_list(monkeypatch, node.paths.held)
+    await node.start()
+    assert frozen(cgroup)
+    mend()
+    await node.recovery.begin()
+    assert not frozen(cgroup)
+
+
+async def test_nothing_is_thawed_while_nobody_can_list_the_dumps(node, monkeypatch):
+    """A CRIU may be at work in one of them: thawed meanwhile, it leaves its parasite behind."""
+    cgroup, _ = node.dump(), node.stopped()
+    mend = refuse_list(monkeypatch, node.paths.dumps)
+    await node.start()
+    assert frozen(cgroup)
+    assert node.recovery.restless
+    mend()
+    await node.recovery.begin()
+    assert not frozen(cgroup)
+
+
+async def test_a_dump_that_is_not_in_order_keeps_its_container_stopped(node, monkeypatch):
+    cgroup, _ = node.dump(), node.stopped()
+    node.held.load()
+
+    def refuse(_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("crishim.kernel.atomic.try_lock", refuse)
+    await node.recovery._finish("5a")
+    assert frozen(cgroup)
+
+
+@pytest.mark.parametrize("damage", ["record", "directory"])
+async def test_a_hold_whose_record_cannot_be_read_stays(node, kernel, monkeypatch, damage):
+    """Its pod is cut off for good reason: what it answered now would end its connections."""
+    node.stopped()
+    if damage == "record":
+        (node.paths.held / "5a.json").write_text("{")
+    else:
+        refuse_list(monkeypatch, node.paths.held)
+    pods = [SimpleNamespace(id="5a", netns="/run/netns/a"), SimpleNamespace(id="5b", netns="/b")]
+    found = [
+        hold.HoldRecord(netns="/run/netns/a", family="netdev", table="crishim_hold_1"),
+        hold.HoldRecord(netns="", family="inet", table="crishim_hold_node_5a"),
+        hold.HoldRecord(netns="/b", family="netdev", table="crishim_hold_2"),
+    ]
+
+    async def every(*_, **__):
+        return pods
+
+    async def one(identity):
+        return next(pod for pod in pods if pod.id == identity)
+
+    async def sweep(_, *, owned):
+        kernel.removed += [record.table for record in found if not owned(record)]
+
+    swept = []
+    monkeypatch.setattr(neighbours, "sweep", lambda **_: swept.append(True))
+    monkeypatch.setattr("crishim.checkpoint.strays.sweep", sweep)
+    monkeypatch.setattr("crishim.checkpoint.address.sweep", every)
+    recovery = replace(node.recovery, cri=SimpleNamespace(sandboxes=every, sandbox=one))
+    recovery.load()
+    await recovery._until_done(recovery._strays, "holds without an owner")
+    assert kernel.removed == (["crishim_hold_2"] if damage == "record" else [])
+    assert swept == []

@@ -91,6 +91,7 @@ class Dumper:
                 with operation.gives_way():
                     if await turn.enter_async_context(self.turns.take(phases)):
                         source = await self._resolve(container, phases)
+                    self._refuse_stopped(source)  # somebody may have done so since
                 wanted = replace(request, output=self._target(source, request))
                 turn.enter_context(self.targets.one(wanted))
                 dump = Dump(self.shared, source, wanted, operation=operation, phases=phases)

@@ -98,6 +98,8 @@ class Held:
             will be.
         Returns: the record for `committed`; without that call only a later daemon looks at it.
         """
+        if self.of_sandbox(source.sandbox.id) is not None:
+            raise Busy("a container of the pod was stopped by a checkpoint already")
         network = await in_thread(cni.sandbox_network, source.sandbox.id)
         record = HeldRecord(
             sandbox=source.sandbox.id,
@@ -473,8 +475,13 @@ class Held:
             await in_thread(functools.partial(release, owner=record.sandbox))
 
     async def _standing(self, record: HeldRecord) -> Standing:
-        """Return what is known of a record's archive; its disk may be one that never answers."""
-        if await in_thread(workspace.is_half, self._paths.dump(record.container)):
+        """Return what is known of a record's archive; its disk may be one that never answers.
+
+        The note of a half archive counts in the boot that wrote it: its removal is not durable, and
+        a power cut may bring it back.
+        """
+        note = self._paths.dump(record.container)
+        if record.boot_id == heldrecord.this_boot() and await in_thread(workspace.is_half, note):
             return Standing.HALF
         try:
             return await patience.look(lambda: heldrecord.standing(record))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from crishim.errors import Corrupt, InvalidRequest
 from crishim.ids import SandboxId, sandbox_id
 from crishim.kernel import atomic
+from crishim.kernel.files import is_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -100,11 +101,13 @@ class RecordFiles(Generic[_R]):
         self._path(sandbox).unlink(missing_ok=True)
 
     def keep_unreadable(self, live: Collection[str]) -> None:
-        """Forget unreadable records of sandboxes that are gone: they concern nobody any more."""
+        """Forget damaged records of sandboxes that are gone: they can tell nobody anything.
+
+        The files stay, for a person. What the disk did not give may be whole, and is kept.
+        """
         for sandbox in [item for item in self.unreadable if item not in live]:
-            self.unreadable.discard(sandbox)
-            for path in (self._path(sandbox), _aside(self._path(sandbox))):
-                path.unlink(missing_ok=True)
+            if not is_there(self._path(sandbox)):
+                self.unreadable.discard(sandbox)
 
 
 def _aside(path: Path) -> Path:

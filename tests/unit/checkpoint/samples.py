@@ -1,6 +1,7 @@
 """A manifest, a restore plan and the record of a stopped container to test with."""
 
 from pathlib import Path
+from typing import Any
 
 from crishim.checkpoint import manifest as manifests
 from crishim.checkpoint.heldrecord import HeldRecord
@@ -68,7 +69,7 @@ def plan() -> RestorePlan:
     )
 
 
-def held_record(*, archive: str) -> HeldRecord:
+def held_record(*, archive: str, inode: int = 0, **changes: Any) -> HeldRecord:
     state = InterfaceState(
         name="eth0",
         mac="02:00:00:00:00:01",
@@ -79,7 +80,7 @@ def held_record(*, archive: str) -> HeldRecord:
         sandbox=sandbox_id("5a"),
         container=container_id("c0"),
         archive=archive,
-        inode=0,
+        inode=inode,
         netns="/run/netns/x",
         runc=Runc(binary="runc", root=Path("/run/runc"), systemd_cgroup=True),
         frozen=True,
@@ -88,4 +89,5 @@ def held_record(*, archive: str) -> HeldRecord:
         interfaces=(state,),
         pod_hold=HoldRecord(netns="/run/netns/x", family="netdev", table="crishim_hold_1"),
         reservations="/var/lib/cni/networks/pods",
+        **changes,
     )

@@ -117,7 +117,10 @@ class Ending:
         ) from error
 
     async def _stay_frozen(self, doubt: CrishimError) -> None:
-        await self.held.doubt(self.record.sandbox)
+        try:
+            await self.held.doubt(self.record.sandbox)
+        except OSError as error:  # this daemon knows it all the same
+            _log.error("cannot note that %s is not durable: %s", self._archive, error)
         raise Precondition(
             f"container {self.record.container[:13]} stays frozen: {self._archive} is there and "
             "could not be made durable",

@@ -153,9 +153,15 @@ class Held:
     async def doubt(self, sandbox: SandboxId) -> None:
         """Write down that a stopped container's archive may not outlast the node's power.
 
-        No daemon ends the container then; whoever stops it does.
+        No daemon ends the container then; whoever stops it does. That is not taken back: a later
+        fsync succeeds, although what the first one could not write is lost.
         """
-        await self._write(replace(self._records[sandbox], doubtful=True))
+        record = self._records[sandbox] = replace(self._records[sandbox], doubtful=True)
+        async with self._lock(sandbox):
+            try:
+                await self._write(record)
+            except OSError:  # the disk is full, perhaps: a record that is there takes the word
+                await in_thread(self._files.overwrite, sandbox, record)
 
     def of_sandbox(self, sandbox: SandboxId) -> HeldRecord | None:
         """Return the stopped container of a sandbox.
@@ -372,7 +378,10 @@ class Held:
             await self._in_this_boot(record)
 
     async def finish(self, sandbox: SandboxId) -> None:
-        """End what is still frozen though its archive is whole, unless a kubelet is to."""
+        """End what is still frozen though its archive is whole, unless a kubelet is to.
+
+        The daemon that wrote the archive may have died before it made it durable: that comes first.
+        """
         record = self._records.get(sandbox)
         if record is None or sandbox in self._undecided:
             return
@@ -381,7 +390,23 @@ class Held:
                 "container %s stays frozen: %s may not be durable", record.container, record.archive
             )
         elif not record.kubelet:
+            if record.frozen and not record.handed_over:
+                await self._make_durable(record)
             await self.end(sandbox)
+
+    async def _make_durable(self, record: HeldRecord) -> None:
+        """Make an archive durable before its source ends.
+
+        Raises: OSError, TimeoutError: it is not; looked at again later, unless the disk refused.
+        """
+        self._undecided.add(record.sandbox)
+        try:
+            await patience.look(lambda: heldrecord.make_durable(record))
+        except heldrecord.NotDurable:
+            await self.doubt(record.sandbox)
+            self._undecided.discard(record.sandbox)
+            raise
+        self._undecided.discard(record.sandbox)
 
     async def _hold_at_node(self, sandbox: SandboxId) -> None:
         """Have the node drop again what it is to drop, whoever has removed the rules meanwhile."""

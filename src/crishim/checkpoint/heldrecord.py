@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 import json
 import os
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from crishim.checkpoint.hold import HoldRecord
 from crishim.errors import Corrupt, CrishimError
 from crishim.ids import ContainerId, SandboxId, container_id, sandbox_id
+from crishim.kernel import atomic
 from crishim.kernel.interface import InterfaceState
 from crishim.tools.runc import Runc
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class NotDurable(OSError):
+    """An fsync has failed: what it was to write may be lost, whatever a later one answers."""
 
 
 class Standing(enum.Enum):
@@ -105,11 +111,34 @@ def standing(record: HeldRecord) -> Standing:
     return Standing.UNKNOWN
 
 
+def make_durable(record: HeldRecord) -> None:
+    """Make a committed archive durable under its name; blocks as long as its disk does.
+
+    Raises: NotDurable: the disk refused. OSError: the archive is not there, or nobody can look.
+    """
+    archive = Path(record.archive)
+    fd = os.open(archive, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not _is_file(os.fstat(fd), record):
+            raise FileNotFoundError(errno.ENOENT, "another file has its name", record.archive)
+        try:
+            os.fsync(fd)
+            atomic.fsync_dir(archive.parent)
+        except OSError as error:
+            raise NotDurable(error.errno, error.strerror, record.archive) from error
+    finally:
+        os.close(fd)
+
+
 def _is_it(path: Path, record: HeldRecord) -> bool:
     try:
         found = os.stat(path)
     except OSError:
         return False
+    return _is_file(found, record)
+
+
+def _is_file(found: os.stat_result, record: HeldRecord) -> bool:
     same_boot = record.device and record.boot_id == this_boot()
     return found.st_ino == record.inode and (not same_boot or found.st_dev == record.device)
 

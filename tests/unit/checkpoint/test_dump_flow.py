@@ -291,6 +291,63 @@ def test_nor_does_the_next_daemon(node, monkeypatch):
     assert play(node, recover).verdict() == "frozen"
 
 
+def next_daemon(node):
+    async def recover(scene):
+        scene.held.load()
+        await scene.held.decide(SANDBOX)
+        with contextlib.suppress(OSError):
+            await scene.held.finish(SANDBOX)
+
+    return play(node, recover)
+
+
+def test_nor_does_the_next_daemon_where_the_doubt_met_a_full_disk(node, monkeypatch):
+    """The word has room in the record that is there: what fsync lost a second one does not say."""
+    settle_fails(monkeypatch)
+    write_file = atomic.write_file
+
+    def full(path, data, **options):
+        if b'"doubtful": true' in data:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_file(path, data, **options)
+
+    monkeypatch.setattr(atomic, "write_file", full)
+    _, error = dump(node, stop=True)
+    assert "stays frozen" in str(error)
+    assert next_daemon(node).verdict() == "frozen"
+
+
+@pytest.mark.parametrize("refused", [None, "archive", "directory"])
+def test_the_next_daemon_makes_an_archive_durable_before_its_source_ends(
+    node, monkeypatch, refused
+):
+    """The daemon was killed right after the archive got its name."""
+    with monkeypatch.context() as broken:
+        settle_fails(broken)
+        broken.setattr("crishim.checkpoint.held.Held.doubt", lambda *_: asyncio.sleep(0))
+        dump(node, stop=True)
+    synced, fsync = [], os.fsync
+    names = {str(node.target): "archive", str(node.target.parent): "directory"}
+
+    def sync(fd):
+        what = names.get(os.readlink(f"/proc/self/fd/{fd}"))
+        if what is not None and what == refused:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        synced.append((what, node.alive))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(cgroup, "kill", lambda _: node.end())
+    scene = next_daemon(node)
+    if refused is None:
+        assert scene.verdict() == "ended"
+        assert synced[:2] == [("archive", True), ("directory", True)]
+        return
+    assert scene.verdict() == "frozen"
+    refused = None  # a second fsync succeeds, and proves nothing
+    assert next_daemon(node).verdict() == "frozen"
+
+
 @pytest.mark.parametrize("half", [True, False])
 def test_what_the_next_daemon_makes_of_an_archive_that_is_nowhere(node, monkeypatch, half):
     """Nobody had tried to give it its name: the container goes on. Or nobody can tell."""

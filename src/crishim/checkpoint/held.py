@@ -337,7 +337,14 @@ class Held:
 
         Raises: OSError: their directory cannot be read.
         """
-        for sandbox, record in self._files.read().items():
+        self._add(self._files.read())
+
+    def load_refused(self) -> None:
+        """Read again the records that the disk has not given."""
+        self._add(self._files.read_refused())
+
+    def _add(self, found: dict[SandboxId, HeldRecord]) -> None:
+        for sandbox, record in found.items():
             if sandbox not in self._records:
                 self._records[sandbox] = record
                 if record.frozen:

@@ -28,6 +28,7 @@ from crishim.checkpoint.shm import SharedMemoryDump
 from crishim.checkpoint.trail import Trail
 from crishim.checkpoint.volumes import OwnFilesDump
 from crishim.checkpoint.workspace import Workspace
+from crishim.errors import Precondition
 from crishim.kernel import process, procs
 from crishim.tools import criu
 from crishim.tools import runc as runcs
@@ -257,6 +258,8 @@ class Preparation:
     ) -> Ending:
         """Write down what `stop` is going to mean, while a durable write costs nobody a pause."""
         held = self._shared.held
+        if held.of_sandbox(self._source.sandbox.id):  # its record is not ours to replace or forget
+            raise Precondition("a container of the pod was stopped by a checkpoint meanwhile")
         undo.push_async_callback(self._forget)
         status = os.fstat(writer.fd)
         record = await held.keep(

@@ -49,6 +49,7 @@ class RecordFiles(Generic[_R]):
     ) -> None:
         self.unreadable: set[SandboxId] = set()
         self.loaded = True
+        self._refused: set[SandboxId] = set()
         self._directory = directory
         self._path = path
         self._encode = encode
@@ -62,6 +63,7 @@ class RecordFiles(Generic[_R]):
         """
         found: dict[SandboxId, _R] = {}
         self.loaded = False
+        self._refused.clear()
         with contextlib.suppress(FileNotFoundError):
             for name in sorted(os.listdir(self._directory)):
                 stem = name.removesuffix(_DAMAGED).removesuffix(_RECORD)
@@ -81,11 +83,33 @@ class RecordFiles(Generic[_R]):
         self.loaded = True
         return found
 
+    def read_refused(self) -> dict[SandboxId, _R]:
+        """Return the records that the disk did not give before, and gives now."""
+        found: dict[SandboxId, _R] = {}
+        for sandbox in tuple(self._refused):
+            try:
+                data = self._path(sandbox).read_bytes()
+            except FileNotFoundError:
+                pass
+            except OSError:
+                continue
+            else:
+                try:
+                    found[sandbox] = self._decode(data)
+                except Corrupt as error:
+                    self._refused.discard(sandbox)
+                    self._set_aside(sandbox, error)
+                    continue
+            self._refused.discard(sandbox)
+            self.unreadable.discard(sandbox)
+        return found
+
     def _set_aside(self, sandbox: SandboxId, error: Exception) -> None:
         self.unreadable.add(sandbox)
         path = self._path(sandbox)
         if not isinstance(error, Corrupt):
             _log.error("%s cannot be read: %s", path, error)
+            self._refused.add(sandbox)
             return
         aside = _aside(path)
         _log.error("%s is damaged and moved to %s: %s", path, aside, error)

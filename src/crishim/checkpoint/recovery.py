@@ -197,13 +197,9 @@ class Recovery:
         await self.held.sweep(live, wait_s=self.connections_wait_s)
 
     async def _loaded(self) -> None:
-        """Read records again whose directory could not be read at the start."""
-        for loaded, load in (
-            (self.sandboxes.loaded, self.sandboxes.load),
-            (self.held.loaded, self.held.load),
-        ):
-            if not loaded:
-                await in_thread(load)
+        """Read records again that could not be read at the start, or their whole directory."""
+        for records in (self.sandboxes, self.held):
+            await in_thread(records.load_refused if records.loaded else records.load)
 
     async def _wrappers(self) -> None:
         await wrappers.put_back(cri=self.cri, records=self.records)

@@ -502,6 +502,11 @@ class Sandboxes:
         for sandbox, record in self._files.read().items():
             self._records.setdefault(sandbox, record)
 
+    def load_refused(self) -> None:
+        """Read again the records that the disk has not given."""
+        for sandbox, record in self._files.read_refused().items():
+            self._records.setdefault(sandbox, record)
+
     def remember(self, record: AddressRecord) -> None:
         """Count a sandbox among those with a preserved address."""
         self._unfinished.discard(record.sandbox)

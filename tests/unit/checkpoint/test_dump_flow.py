@@ -17,6 +17,10 @@ import pytest
 
 from crishim.checkpoint import dump as dump_module
 from crishim.checkpoint import ending
+from crishim.checkpoint.dumper import Dumper, Targets
+from crishim.checkpoint.phases import Phases
+from crishim.checkpoint.request import DumpRequest
+from crishim.checkpoint.turns import Turns
 from crishim.checkpoint.undo import Undo
 from crishim.errors import AlreadyExists, Busy, CrishimError, NoSpace, Precondition, ToolFailed
 from crishim.kernel import atomic, cgroup
@@ -491,3 +495,45 @@ def test_what_goes_well_leaves_no_warning(node, caplog):
     scene, error = dump(node, restore={}, stop=True)
     assert error is None and scene.restored
     assert caplog.records == []
+
+
+def test_a_dump_that_waited_refuses_what_another_has_stopped(node, monkeypatch):
+    """Both were asked for before the container stopped; the second one would thaw it."""
+
+    async def resolve(*_, **__):
+        return node.source()
+
+    async def act(scene):
+        class Records:
+            async def mounts(self, **_):
+                await scene.dump(stop=True)
+                return []
+
+        monkeypatch.setattr("crishim.checkpoint.dumper.resolve", resolve)
+        monkeypatch.setattr("crishim.checkpoint.dumper.overlay_of_snapshot", lambda _: None)
+        dumper = Dumper(
+            cri=scene.cri, records=Records(), namespace="", store=None, turns=Turns(1),
+            targets=Targets(), pins=None, shared=scene.shared(),
+        )  # fmt: skip
+        request = DumpRequest(container=ID, output=node.target.with_name("b.tar"), stop=True)
+        with pytest.raises(Precondition, match="was stopped by a checkpoint"):
+            await dumper.dump(request, Phases(timeout_s=60))
+
+    node.kubelet = True
+    assert play(node, act).verdict() == "frozen"
+
+
+def test_the_record_of_a_stopped_container_is_not_replaced(node):
+    async def act(scene):
+        await scene.dump(stop=True)
+        before = [path.read_bytes() for path in node.paths.held.iterdir()]
+        with pytest.raises((Precondition, AlreadyExists)):
+            await scene.dump(stop=True, replace=False)
+        node.target.rename(node.target.with_name("kept.tar"))
+        with pytest.raises(Precondition):
+            await scene.dump(stop=True)
+        assert [path.read_bytes() for path in node.paths.held.iterdir()] == before
+        assert scene.held.of_sandbox(SANDBOX) is not None and node.frozen
+
+    node.kubelet = True
+    play(node, act)

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+import pathlib
 import threading
 import time
 from dataclasses import replace
@@ -478,3 +479,34 @@ async def test_a_hold_whose_record_cannot_be_read_stays(node, kernel, monkeypatc
     await recovery._until_done(recovery._strays, "holds without an owner")
     assert kernel.removed == (["crishim_hold_2"] if damage == "record" else [])
     assert swept == []
+
+
+async def test_the_note_of_a_half_archive_proves_nothing_after_a_power_cut(node):
+    """Its removal need not be durable: it is back, and the archive is complete."""
+    node.dump()
+    (node.paths.dumps / "d1" / "half").touch()
+    node.stopped(boot_id="an earlier one").rename(node.path / "a.tar")
+    await node.start()
+    assert node.held.of_container("d1") is not None
+
+
+async def test_a_record_that_the_disk_gives_later_is_not_lost(node, monkeypatch):
+    """Its sandbox may be gone by right: its connections wait at the node."""
+    cgroup, half = node.dump(), node.stopped()
+    half.rename(node.path / "a.tar")
+    path, read_bytes = node.paths.held / "5a.json", pathlib.Path.read_bytes
+    with monkeypatch.context() as broken:
+
+        def read(self):
+            if self == path:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return read_bytes(self)
+
+        broken.setattr(pathlib.Path, "read_bytes", read)
+        node.recovery.load()
+        await node.held.sweep([], wait_s=60)
+    assert path.exists()
+    await node.recovery.begin()
+    assert node.held.of_container("d1") is not None
+    assert node.held.unreadable == set()
+    assert frozen(cgroup)

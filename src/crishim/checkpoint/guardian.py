@@ -187,11 +187,24 @@ def _remove(charge: dict[str, Any]) -> None:
 
 
 def _end_dump(dump: Path) -> None:
-    """Wait for the `runc checkpoint` whose command line names `dump`."""
-    while pid := tool_of(dump):
-        while is_tool(pid, dump):
-            unblock(dump)
-            time.sleep(_POLL_S)
+    """Wait for the `runc checkpoint` whose command line names `dump`.
+
+    While nobody can look, there may be one: then it is waited for too.
+    """
+    pid, told = 0, False
+    while True:
+        try:
+            if pid and is_tool(pid, dump):
+                unblock(dump)
+            elif not (pid := tool_of(dump)):
+                return
+            else:
+                continue
+        except OSError as error:
+            if not told:
+                print(f"crishim guardian: cannot look for CRIU: {error}", file=sys.stderr)
+            told = True
+        time.sleep(_POLL_S)
 
 
 def unblock(dump: Path) -> None:
@@ -220,6 +233,7 @@ def tool_of(directory: Path) -> int:
 def is_tool(pid: int, directory: Path) -> bool:
     """Return whether a process is a runc or CRIU that works on something below `directory`.
 
+    It runs beside us: what a container's process writes into its own command line says nothing.
     Raises: OSError: it is there, and cannot be looked at.
     """
     path = os.fsencode(directory)
@@ -228,7 +242,16 @@ def is_tool(pid: int, directory: Path) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     tools = {os.path.basename(word) for word in words[:2]}
-    return bool(tools & _TOOLS) and any(word.startswith(path) for word in words)
+    if not tools & _TOOLS or not any(_is_below(word, path) for word in words):
+        return False
+    try:
+        return os.path.samestat(os.stat(f"/proc/{pid}/ns/pid"), os.stat("/proc/self/ns/pid"))
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _is_below(word: bytes, path: bytes) -> bool:
+    return word == path or word.startswith(path + b"/")
 
 
 def _enter(netns: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from crishim.checkpoint import guardian
 from crishim.checkpoint.guardian import Guardian
 from crishim.kernel import process
 
@@ -198,3 +199,44 @@ async def test_an_orphan_waits_for_the_dump_and_unblocks_it(charge):
         dump.kill()
         dump.wait()
     assert not frozen(charge)
+
+
+@pytest.fixture
+def criu_like(tmp_path):
+    """A process that calls itself CRIU and names a file below a dump's directory."""
+    words = ["criu", "-c", "read x", str(tmp_path / "dump" / "x")]
+    process = subprocess.Popen(words, executable="/bin/sh", stdin=subprocess.PIPE)
+    while not Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"criu"):
+        pass
+    yield process.pid
+    process.communicate()
+
+
+def test_what_a_container_calls_its_processes_is_no_tool(tmp_path, criu_like, monkeypatch):
+    """It lives in process ids of its own; taken for CRIU it would be waited for, for ever."""
+    assert guardian.is_tool(criu_like, tmp_path / "dump")
+    assert not guardian.is_tool(criu_like, tmp_path / "du")
+    stat = os.stat
+
+    def elsewhere(path, *args, **options):
+        other = f"/proc/{criu_like}/ns/pid" == path
+        return stat("/proc/self/ns/net" if other else path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", elsewhere)
+    assert not guardian.is_tool(criu_like, tmp_path / "dump")
+
+
+def test_a_criu_that_nobody_can_look_for_is_waited_for(tmp_path, monkeypatch):
+    """One error and the guardian was gone: nobody would have thawed the container."""
+    answers = iter([OSError(24, "too many open files"), 7, 0])
+
+    def tool_of(_):
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(guardian, "tool_of", tool_of)
+    monkeypatch.setattr(guardian, "is_tool", lambda *_: False)
+    guardian._end_dump(tmp_path)
+    assert next(answers, None) is None

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 
 def run(record: HeldRecord) -> bool:
-    """Return whether they certainly run; False where they are frozen, gone, or nobody knows."""
-    with contextlib.suppress(NotFound, OSError):
+    """Return whether they run; False where they are frozen or gone.
+
+    Raises: Corrupt, OSError: nobody knows; as do `thaw` and `kill`, which have done nothing then.
+    """
+    with contextlib.suppress(NotFound, FileNotFoundError):
         freezer = runcs.cgroup_of(record.runc, record.container)
         return not cgroup.is_frozen(freezer) and bool(cgroup.processes(freezer))
     return False

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crishim.errors import NotFound, Precondition, ToolFailed
+from crishim.errors import Corrupt, NotFound, Precondition, ToolFailed
 from crishim.kernel import mounts, process
 from crishim.tools import logs
 from crishim.tools.known import Known
@@ -155,14 +155,16 @@ def cgroup_of(runc: Runc, container: ContainerId) -> Path:
     """Return the cgroup that runc freezes: the unified one, or the freezer's on v1.
 
     It comes from runc's own state: processes of the container may sit in cgroups below it.
-    Raises: NotFound: runc knows no such container.
+    Raises: NotFound: runc knows no such container. Corrupt: nobody can tell.
     """
     try:
         state = json.loads((runc.root / container / "state.json").read_bytes())
         paths = state["cgroup_paths"]
         return Path(paths.get("freezer") or paths[""])
-    except (FileNotFoundError, KeyError, ValueError) as error:
+    except FileNotFoundError as error:
         raise NotFound(f"runc has no state of container {container[:13]}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Corrupt(f"runc's state of container {container[:13]} says nothing") from error
 
 
 async def checkpoint(runc: Runc, container: ContainerId, options: CheckpointOptions) -> None:

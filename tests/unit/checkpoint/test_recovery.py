@@ -19,7 +19,7 @@ from crishim.checkpoint.keeping import Policy
 from crishim.checkpoint.locks import Locks
 from crishim.checkpoint.recovery import Recovery
 from crishim.checkpoint.sandboxes import Sandboxes
-from crishim.errors import Busy, DeadlineExceeded, Precondition, ToolFailed
+from crishim.errors import Busy, Corrupt, DeadlineExceeded, Precondition, ToolFailed
 from crishim.kernel import mounts, tree
 from crishim.paths import Paths
 from crishim.tools.runc import Runc
@@ -510,3 +510,18 @@ async def test_a_record_that_the_disk_gives_later_is_not_lost(node, monkeypatch)
     assert node.held.of_container("d1") is not None
     assert node.held.unreadable == set()
     assert frozen(cgroup)
+
+
+@pytest.mark.parametrize("half", [True, False])
+async def test_a_state_of_runc_that_is_torn_lets_nothing_go(node, kernel, half):
+    """The record was forgotten, and the pod let go, though nothing had been thawed."""
+    cgroup, archive = node.dump(), node.stopped()
+    if not half:
+        archive.unlink()
+    (node.path / "runc" / "d1" / "state.json").write_text("{")
+    await node.start()
+    assert node.held.of_container("d1") is not None
+    assert kernel.removed == []
+    assert frozen(cgroup)
+    with pytest.raises(Corrupt):
+        await node.held.end("5a")

@@ -9,6 +9,7 @@ checkpoints only.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import stat
@@ -16,14 +17,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crishim.errors import InvalidRequest, NotFound
+from crishim.errors import CrishimError, InvalidRequest, NotFound
 from crishim.ids import CheckpointName, checkpoint_name
 from crishim.kernel.atomic import storage_errors
 
 if TYPE_CHECKING:
     from crishim.paths import Paths
 
+_log = logging.getLogger(__name__)
 _SUFFIX = ".tar"
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _UNFIT = re.compile(r"[^A-Za-z0-9_.-]+")
 _ABSOLUTE = re.compile(r"/[^\0]+")
 
@@ -72,10 +75,19 @@ class Store:
         return path
 
     def has(self, text: str) -> bool:
-        """Return whether a text, such as an image's name, is the name of a stored checkpoint."""
+        """Return whether a text, such as an image's name, is the name of a stored checkpoint.
+
+        Every ordinary container is asked about so. A store that cannot be looked at must not keep
+        it from starting, and a kubelet's image, which it names by its digest, is none of ours.
+        """
+        if _DIGEST.fullmatch(text):
+            return False
         try:
             return _is_file(self._paths.checkpoint(checkpoint_name(text)))
         except InvalidRequest:
+            return False
+        except CrishimError as error:
+            _log.warning("%s is taken for an image: %s", text, error)
             return False
 
     def find_for_pod(self, reference: str) -> Path:

@@ -1,4 +1,4 @@
-"""Refuse threads that a restore could not make again as they were, before anything is touched.
+"""Find threads that a restore could not make again as they were, before anything is touched.
 
 A Landlock domain is gone after a restore: CRIU does not know it, and a sandbox that comes back open
 is a hole. The kernel shows nobody from outside whether a thread has one: no file of /proc, no
@@ -7,9 +7,8 @@ without CAP_SYS_ADMIN only a thread that has given up new privileges (no_new_pri
 itself. So, where the kernel has Landlock:
 
     no_new_privs by the specification      says nothing: see docs/limits.md
-    by the thread itself, no filter        refused: there is hardly another reason to do so
-    by the thread itself, with a filter    a warning: seccomp asks for no_new_privs too, and CRIU
-                                           restores its filters; there may be Landlock beside them
+    by the thread itself                   a warning: servers do so for no other reason than to be
+                                           careful (HAProxy), and seccomp asks for it too
 
 Source: landlock_restrict_self(2), seccomp(2), proc_pid_status(5); criu/cr-restore.c of CRIU 4.2.
 """
@@ -48,31 +47,23 @@ def check(spec: dict[str, Any], pids: Sequence[int]) -> list[Loss]:
     for pid in pids:
         for tid in scheduling.threads(pid):
             _refuse_policy(pid, tid)
-            if landlock and pid not in losses and _gave_up_privileges(spec, pid, tid):
-                losses[pid] = _may_be_confined(pid)
+            if landlock and pid not in losses and (how := _gave_up_privileges(spec, pid, tid)):
+                losses[pid] = _may_be_confined(pid, how)
     return list(losses.values())
 
 
-def _gave_up_privileges(spec: dict[str, Any], pid: int, tid: int) -> bool:
-    """Return whether a thread has set no_new_privs itself and has filters of its own.
-
-    Raises: Unsupported: it has none.
-    """
+def _gave_up_privileges(spec: dict[str, Any], pid: int, tid: int) -> str:
+    """Say what a thread that has set no_new_privs itself is seen to have done; "" for nothing."""
     ours = _confinement("/proc/self/status")  # a container around the node gives its own to all
     if spec.get("process", {}).get("noNewPrivileges") or ours.get(b"NoNewPrivs"):
-        return False
+        return ""
     its = _confinement(f"/proc/{pid}/task/{tid}/status")
     if not its.get(b"NoNewPrivs"):
-        return False
+        return ""
     given = ours.get(b"Seccomp_filters", 0) + bool(spec.get("linux", {}).get("seccomp"))
     if its.get(b"Seccomp_filters", 0) > given:
-        return True
-    raise Unsupported(
-        f"{procs.title(pid)} has given up new privileges itself, as a program does that confines "
-        "itself with Landlock: after a restore its confinement would be gone",
-        hint="if it does not use Landlock, run the container with allowPrivilegeEscalation: false, "
-        "so that it need not; if it does, it cannot be checkpointed",
-    )
+        return "has confined itself by seccomp, which is kept; if it did so by Landlock too, that"
+    return "has given up new privileges itself, which is kept; if it did so for Landlock, that"
 
 
 def _confinement(status: str) -> dict[bytes, int]:
@@ -81,12 +72,11 @@ def _confinement(status: str) -> dict[bytes, int]:
     return {}
 
 
-def _may_be_confined(pid: int) -> Loss:
+def _may_be_confined(pid: int, how: str) -> Loss:
     return Loss(
         kind=Kind.CONFINEMENT,
         pid=procs.id_inside(pid),
-        what=f"{named(pid)} has confined itself by seccomp, which is kept; if it did so by "
-        "Landlock too, that confinement is gone after a restore",
+        what=f"{named(pid)} {how} confinement is gone after a restore",
         cure="the kernel does not tell; see the program's documentation",
     )
 

@@ -1,8 +1,8 @@
 """Find the words that matter in the logs of runc and CRIU.
 
 The only place that matches the text of tools' output. Callers put what it returns into the details
-of an error; it decides nothing, but that a restore of whose failure CRIU's log says nothing is
-tried again.
+of an error; it decides nothing, but that a restore is tried again of whose failure CRIU's log says
+nothing, or what the node may have again later.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 _CRIU_ERROR = re.compile(r"^\([0-9.]+\)\s+(?:\d+:\s+)?(Error .*|.*FAILED.*)$")
 # Said by every CRIU without CAP_SYS_RESOURCE, and by the helpers of one that failed already.
 _HARMLESS = ("RLIMIT_NOFILE", "cgroupd: recv req error")
+# errno(3) of what a node lacks for a while; CRIU's word for a process that the kernel has ended.
+_TRANSIENT = re.compile(
+    r"Cannot allocate memory|Resource temporarily unavailable|No space left|quota exceeded"
+    r"|Input/output error|Stale file handle|Address already in use|Cannot assign requested address"
+    r"|resource busy|timed out|Too many open files|killed by signal",
+    re.IGNORECASE,
+)
 _TAIL_BYTES = 1 << 20
 
 
@@ -32,6 +39,14 @@ def criu_errors(log: Path, *, lines: int = 4) -> str:
         if match and not any(text in line for text in _HARMLESS):
             found.append(match.group(1).strip())
     return "; ".join(found[-lines:])
+
+
+def is_lasting(errors: str) -> bool:
+    """Return whether errors of CRIU are likely to come again: what the node lacks for now is not.
+
+    Args: errors: as `criu_errors` returns them; none are no evidence of anything.
+    """
+    return bool(errors) and not _TRANSIENT.search(errors)
 
 
 def runc_error(log: Path) -> str:

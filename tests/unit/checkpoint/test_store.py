@@ -5,7 +5,7 @@ import os
 import pytest
 
 from crishim.checkpoint.store import Store
-from crishim.errors import CrishimError, InvalidRequest, NotFound
+from crishim.errors import CrishimError, InvalidRequest, NotFound, Precondition
 from crishim.ids import CheckpointName
 from crishim.paths import Paths
 
@@ -123,3 +123,14 @@ def test_a_kubelets_directory_is_where_its_root_is(tmp_path):
     archive.parent.mkdir(parents=True)
     archive.touch()
     assert Store(paths).find_for_pod(str(archive)) == archive
+
+
+def test_a_store_that_cannot_be_looked_at_keeps_no_ordinary_container(tmp_path):
+    """Every create asks whether its image is a checkpoint's name."""
+    store = Store(Paths(state=tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    loop = tmp_path / "checkpoints" / "nginx.tar"
+    loop.symlink_to(loop)  # ELOOP, as good as EIO
+    assert not store.has("nginx")
+    with pytest.raises(Precondition):
+        store.find("nginx")

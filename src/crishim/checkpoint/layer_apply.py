@@ -97,8 +97,8 @@ def apply_members(
 ) -> None:
     """Write captured directories into one, in this order; members that are missing are none.
 
-    Args: keep: asked for the name of what is there already whether it stays; directories become
-        one.
+    Args: keep: asked for the name of what is there already whether it stays as it is; what is new
+        below a directory goes into it.
     Raises: as `apply_layer`.
     """
     with storage_errors("cannot write the container's layer"):
@@ -172,9 +172,12 @@ class _Applier:
         self._device_allowed = device_allowed
         self._keep = keep
         self._directory_times: dict[bytes, int] = {}
+        self._left_out: set[tuple[bytes, ...]] = set()
 
     def apply(self, entry: LayerEntry) -> None:
-        """Write one entry over whatever is there."""
+        """Write one entry over whatever is there, but for what is to be kept."""
+        if any(entry.path[: len(path)] == path for path in self._left_out):
+            return
         if entry.kind == OPAQUE:
             os.setxattr(self._tree.open(entry.path), self._xattr_prefix + "opaque", b"y")
             return
@@ -218,17 +221,27 @@ class _Applier:
                 os.utime(self._tree.open(parts), ns=(mtime_ns, mtime_ns))
 
     def _directory(self, entry: LayerEntry) -> None:
-        if entry.path:
-            parent_fd = self._tree.open(entry.path[:-1])
-            name = os.fsdecode(entry.path[-1])
-            if not _is_directory(parent_fd, name):
-                self._remove(parent_fd, entry.path)
-                os.mkdir(name, 0o700, dir_fd=parent_fd)
+        if not self._made(entry.path):
+            return
         fd = self._tree.open(entry.path)
         os.fchown(fd, entry.uid, entry.gid)
         os.fchmod(fd, entry.mode)
         _set_xattrs(fd, entry)
         self._directory_times[b"/".join(entry.path)] = entry.mtime_ns
+
+    def _made(self, path: tuple[bytes, ...]) -> bool:
+        """Make a directory; return whether it is ours. What is kept is only gone through."""
+        if not path:
+            return not self._keep("")
+        parent_fd, name = self._tree.open(path[:-1]), os.fsdecode(path[-1])
+        if self._keep(name) and (mode := _mode(parent_fd, name)):
+            if not stat.S_ISDIR(mode):
+                self._left_out.add(path)  # nothing can lie below it
+            return False
+        if not _is_directory(parent_fd, name):
+            self._remove(parent_fd, path)
+            os.mkdir(name, 0o700, dir_fd=parent_fd)
+        return True
 
     def _file(self, entry: LayerEntry, parent_fd: int, name: str) -> None:
         self._fill(entry, os.open(name, _NEW_FILE, 0o600, dir_fd=parent_fd))

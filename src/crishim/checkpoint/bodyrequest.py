@@ -75,8 +75,11 @@ async def _image(
                 details=f"pulling {name} failed: {error.details()}",
                 hint="pull or import that very image first",
             ) from error
+    if not (found := await cri.image_id(name)):
+        # A kubelet that is short of space removes images as soon as they are there.
+        raise Unavailable(f"the image {name} is gone again after it was pulled", hint="try again")
     with final_refusals():
-        if not _same(await cri.image_id(name), source.image_id):
+        if not _same(found, source.image_id):
             raise Precondition(
                 f"{name} is another image now than the checkpoint's",
                 hint=f"the writable layer lies over {source.image_id} and over nothing else",

@@ -1,8 +1,12 @@
 """What a body gets from its checkpoint: names of the image, annotations."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from crishim.checkpoint import bodyrequest
 from crishim.checkpoint.bodyrequest import merged_annotations, tag_of
+from crishim.errors import Precondition, Unavailable
 
 DIGEST = "@sha256:" + "2" * 64
 
@@ -42,3 +46,29 @@ def test_annotations_of_the_old_container_stay_below_the_new_ones():
         "stage": "new",
         "crishim.io/tcp": "established",
     }
+
+
+class Pulling:
+    """containerd, which has after a pull what it is told to have."""
+
+    def __init__(self, *found: str) -> None:
+        self.found = [*found]
+
+    async def image_id(self, name: str) -> str:
+        return self.found.pop(0) if len(self.found) > 1 else self.found[0]
+
+    async def pull_image(self, name: str, config: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "final"),
+    [("", Unavailable, False), ("sha256:another", Precondition, True)],
+)
+async def test_an_image_that_is_gone_again_may_be_there_the_next_time(found, error, final):
+    """Another image than the checkpoint's stays another one; a pod may then start cold."""
+    source = SimpleNamespace(image_id="sha256:own", image_digests=(), image="redis:8")
+    asked = bodyrequest._image(SimpleNamespace(sandbox_config=None), source, Pulling(found), None)
+    with pytest.raises(error) as refused:
+        await asked
+    assert refused.value.final is final

@@ -56,7 +56,7 @@ def _descriptors(was: dict[str, list[str]], now: dict[str, list[str]]) -> list[s
     return left
 
 
-def wait_clean(node, before: dict, *, within_s: float = 10) -> dict:
+def wait_clean(node, before: dict, *, within_s: float = 30) -> dict:
     """Wait until nothing is left over of the kinds counted before; return what still is."""
     end = time.monotonic() + within_s
     while True:

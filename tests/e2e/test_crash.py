@@ -106,7 +106,8 @@ def test_killed_between_create_and_start(node, service):
     pod.remove()
     created = node.pod().create(ARCHIVE)
     node.exec("service", service, "kill")
-    node.exec("service", service, "start")  # waits until it is ready
+    node.exec("service", service, "start")
+    node.sh("until crictl pods -q > /dev/null 2>&1; do sleep 0.1; done")
     node.crictl("start", created)
     client.wait_answers(50)
     assert_unharmed(client.close())

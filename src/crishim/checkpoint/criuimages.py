@@ -23,7 +23,8 @@ from crishim.errors import Corrupt
 from crishim.kernel import mounts as mount_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from google.protobuf.message import Message
 
@@ -162,6 +163,29 @@ def bodies(data: bytes, name: str, magic: int) -> Iterator[bytes]:
             raise Corrupt(f"{name} is cut short")
         yield body
         at += SIZE_BYTES + size
+
+
+def mend_files(images: Path, *mends: Callable[[bytes], bytes]) -> int:
+    """Write the entries of an image directory's files.img anew as far as they need mending; blocks.
+
+    Args: images: CRIU's image directory, dumped. mends: each given an encoded entry; returns what
+        it is to be, b"" for what stays as it is.
+    Returns: how many were mended.
+    Raises: Corrupt: the image is no such image.
+    """
+    path = images / "files.img"
+    data = path.read_bytes()
+    parts = [data[:HEAD_BYTES]]
+    mended = 0
+    for body in bodies(data, path.name, FILES_MAGIC):
+        entry = body
+        for mend in mends:
+            entry = mend(entry) or entry
+        mended += entry is not body
+        parts += [len(entry).to_bytes(SIZE_BYTES, "little"), entry]
+    if mended:
+        path.write_bytes(b"".join(parts))
+    return mended
 
 
 def file_system(entry: images_pb2.Mount) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from crishim.checkpoint import describe, logs, metadata, namedfiles, scopes, timers, unkept
 from crishim.checkpoint.carried import MEMBER
+from crishim.checkpoint.criuimages import mend_files
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
 from crishim.tools import criu
@@ -70,8 +71,7 @@ class Packing:
 
     def _add(self, written: Written, phases: Phases) -> None:
         namedfiles.check(self.workspace.images, self.source, stop=self.request.stop)
-        timers.rearm(self.workspace.images)
-        scopes.name_interfaces(self.workspace.images)
+        mend_files(self.workspace.images, timers.rearm, scopes.name_interface)
         written.image_bytes += self.writer.add_images(self.workspace.images)
         if carried := self.gatherer.entry():
             self.writer.add_bytes(MEMBER, carried)

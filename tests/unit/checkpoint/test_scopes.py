@@ -3,7 +3,8 @@ import socket
 import pytest
 
 from crishim._proto.criu import images_pb2 as images
-from crishim.checkpoint import scopes
+from crishim.checkpoint import scopes, timers
+from crishim.checkpoint.criuimages import mend_files
 from tests.unit.checkpoint.criu_samples import FILES, image, inet, words
 
 UNKNOWN = b"\x08\x11\x10\x2a"  # type and id, which we do not read and must keep
@@ -18,11 +19,21 @@ def bound(**changes):
 
 def test_the_interface_is_named(tmp_path):
     (tmp_path / "files.img").write_bytes(image(FILES, bound()))
-    assert scopes.name_interfaces(tmp_path) == 1
+    assert mend_files(tmp_path, scopes.name_interface) == 1
     data = (tmp_path / "files.img").read_bytes()
     assert data == image(FILES, images.File.FromString(bound(ifname=b"eth0")))
     assert UNKNOWN in data
-    assert scopes.name_interfaces(tmp_path) == 0
+    assert mend_files(tmp_path, scopes.name_interface) == 0
+
+
+def test_all_mends_go_through_the_image_at_once(tmp_path):
+    timer = images.File(tfd=images.Timer(vsec=0, vnsec=0, isec=1, insec=0)).SerializeToString()
+    (tmp_path / "files.img").write_bytes(image(FILES, bound(), timer))
+    assert mend_files(tmp_path, timers.rearm, scopes.name_interface) == 2
+    data = (tmp_path / "files.img").read_bytes()
+    assert images.File.FromString(bound(ifname=b"eth0")).SerializeToString() in data
+    assert mend_files(tmp_path, timers.rearm) == 0
+    assert mend_files(tmp_path, scopes.name_interface) == 0
 
 
 @pytest.mark.parametrize(
@@ -38,5 +49,5 @@ def test_the_interface_is_named(tmp_path):
 def test_all_others_stay_as_they_are(tmp_path, changes):
     before = image(FILES, bound(**changes))
     (tmp_path / "files.img").write_bytes(before)
-    assert scopes.name_interfaces(tmp_path) == 0
+    assert mend_files(tmp_path, scopes.name_interface) == 0
     assert (tmp_path / "files.img").read_bytes() == before

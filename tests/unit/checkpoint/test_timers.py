@@ -4,6 +4,7 @@ import pytest
 
 from crishim._proto.criu import images_pb2 as images
 from crishim.checkpoint import timers
+from crishim.checkpoint.criuimages import mend_files
 from tests.unit.checkpoint.criu_samples import FILES, image, inet
 
 UNKNOWN = b"\x08\x11\x10\x2a"  # type and id, which we do not read and must keep
@@ -28,7 +29,7 @@ def test_an_expired_periodic_timer_gets_a_moment(tmp_path):
     socket = inet(family=2, src_port=98)  # 98 is the tag of a timer
     before = image(FILES, socket, timer(insec=50), timer(isec=1))
     (tmp_path / "files.img").write_bytes(before)
-    assert timers.rearm(tmp_path) == 2
+    assert mend_files(tmp_path, timers.rearm) == 2
     after = (tmp_path / "files.img").read_bytes()
     assert after[:8] == before[:8]
     first, *mended = entries(after)
@@ -53,5 +54,5 @@ def test_an_expired_periodic_timer_gets_a_moment(tmp_path):
 def test_all_others_stay_as_they_are(tmp_path, entry):
     before = image(FILES, entry)
     (tmp_path / "files.img").write_bytes(before)
-    assert timers.rearm(tmp_path) == 0
+    assert mend_files(tmp_path, timers.rearm) == 0
     assert (tmp_path / "files.img").read_bytes() == before

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from crishim.errors import DeadlineExceeded, NotFound
+from crishim.kernel.files import is_there
 
 _POLL_S = 0.0005
 _LEGACY = "freezer.state"
@@ -105,11 +106,7 @@ def _order(directory: Path, *, frozen: bool) -> None:
 
 def _is_legacy(directory: Path) -> bool:
     """Whether it is a cgroup of v1's freezer; a file that cannot be looked at raises OSError."""
-    try:
-        (directory / _LEGACY).lstat()
-    except FileNotFoundError:
-        return False
-    return True
+    return is_there(directory / _LEGACY)
 
 
 def _write(file: Path, data: bytes) -> None:

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crishim.kernel.procs import looking_into
+from crishim.kernel.procs import looking_into, nested_ids, open_links
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 _MAPPING = re.compile(rb"^(\S+) \S+ \S+ \S+ [1-9]\d* +(/.*)$", re.MULTILINE)
 _LINE_FEED = re.compile(r"\\012")
-_IDS = re.compile(rb"^NSpid:([\d\t ]+)$", re.MULTILINE)
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _UNNAMED = ("socket:[", "pipe:[")
 
@@ -72,7 +71,7 @@ def bound_sockets(pid: int, pids: Collection[int]) -> list[tuple[int, str]]:
     """
     owners: dict[str, int] = {}
     for owner in pids:
-        for _, target in _links(owner):
+        for _, target in open_links(owner):
             if match := _SOCKET.fullmatch(target):
                 owners.setdefault(match[1], owner)
     found = []
@@ -89,14 +88,13 @@ def ids_inside(pids: Collection[int]) -> frozenset[int]:
     found: set[int] = set()
     for pid in pids:
         with looking_into(pid):
-            if match := _IDS.search(Path(f"/proc/{pid}/status").read_bytes()):
-                ids = [int(word) for word in match[1].split()]
-                found.update(ids[1:] or ids)
+            ids = nested_ids(Path(f"/proc/{pid}"))
+            found.update(ids[1:] or ids)
     return frozenset(found)
 
 
 def _descriptors(pid: int) -> Iterator[OpenLink]:
-    for name, target in _links(pid):
+    for name, target in open_links(pid):
         if target.startswith(_UNNAMED):
             continue
         with looking_into(pid):
@@ -124,12 +122,3 @@ def _mappings(pid: int) -> Iterator[OpenLink]:
                     link=f"/proc/{pid}/map_files/{addresses.decode()}",
                     target=_LINE_FEED.sub("\n", os.fsdecode(path)),
                 )
-
-
-def _links(pid: int) -> Iterator[tuple[str, str]]:
-    """Yield the number of each open file, as text, and what its link in /proc says."""
-    directory = f"/proc/{pid}/fd"
-    with looking_into(pid):
-        for name in os.listdir(directory):
-            with looking_into(pid):
-                yield name, os.readlink(f"{directory}/{name}")

@@ -111,9 +111,8 @@ def is_init_of(parent: int, pid: int) -> bool:
     """Return whether a process is the first one of the pid namespace that another one lives in."""
     with contextlib.suppress(OSError, ValueError):
         ours, theirs = (os.stat(f"/proc/{each}/ns/pid") for each in (parent, pid))
-        text = Path(f"/proc/{parent}/status").read_text(encoding="utf-8", errors="replace")
-        inner = text.partition("\nNSpid:")[2].partition("\n")[0].split()
-        return os.path.samestat(ours, theirs) and inner[-1:] == ["1"] and len(inner) > 1
+        inner = nested_ids(Path(f"/proc/{parent}"))
+        return os.path.samestat(ours, theirs) and inner[-1:] == [1] and len(inner) > 1
     return False
 
 
@@ -162,18 +161,17 @@ def system_v_memory(pids: Iterable[int]) -> int:
 
 def socket_descriptors(pid: int) -> Iterator[tuple[int, int]]:
     """Yield descriptor and inode of each socket that a process has open."""
-    for name, target in _open_links(pid):
+    for name, target in open_links(pid):
         if match := _SOCKET.fullmatch(target):
             yield int(name), int(match.group(1))
 
 
 def id_inside(pid: int) -> int:
     """Return the id of a process as its own pid namespace counts; 0 when it is gone."""
-    found = 0
+    found = [0]
     with looking_into(pid):
-        text = Path(f"/proc/{pid}/status").read_bytes()
-        found = int(text.partition(b"\nNSpid:")[2].split(b"\n", 1)[0].split()[-1])
-    return found
+        found = nested_ids(Path(f"/proc/{pid}"))
+    return found[-1]
 
 
 def open_files(pids: Iterable[int]) -> OpenFiles:
@@ -271,7 +269,7 @@ def watched_inodes(pids: Iterable[int], *, device: int) -> set[int]:
     """Return the inodes on a device that processes watch by inotify."""
     found: set[int] = set()
     for pid in pids:
-        for name, target in _open_links(pid):
+        for name, target in open_links(pid):
             if target != "anon_inode:inotify":
                 continue
             with looking_into(pid):
@@ -289,7 +287,7 @@ def _device(number: int) -> int:
 
 def _deleted(pid: int) -> Iterator[tuple[str, str]]:
     """Yield links in /proc to what a process has open or mapped without a name; the old name."""
-    for name, target in _open_links(pid):
+    for name, target in open_links(pid):
         if target.startswith("/") and target.endswith(_DELETED):
             yield f"/proc/{pid}/fd/{name}", target.removesuffix(_DELETED)
     with looking_into(pid):
@@ -299,10 +297,10 @@ def _deleted(pid: int) -> Iterator[tuple[str, str]]:
 
 
 def _targets(pid: int) -> list[str]:
-    return [target for _, target in _open_links(pid)]
+    return [target for _, target in open_links(pid)]
 
 
-def _open_links(pid: int) -> Iterator[tuple[str, str]]:
+def open_links(pid: int) -> Iterator[tuple[str, str]]:
     """Yield the number of each open file, as text, and what its link in /proc says."""
     directory = f"/proc/{pid}/fd"
     with looking_into(pid):
@@ -314,9 +312,16 @@ def _open_links(pid: int) -> Iterator[tuple[str, str]]:
 def thread_ids_inside(pid: int) -> set[int]:
     """Return the ids of a process's threads as its own pid namespace counts them."""
     found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").glob("*/status"):
+    for task in Path(f"/proc/{pid}/task").glob("*"):
         with looking_into(pid):
-            for line in task.read_text(encoding="utf-8", errors="replace").splitlines():
-                if line.startswith("NSpid:"):
-                    found.add(int(line.split()[-1]))
+            found.update(nested_ids(task)[-1:])
     return found
+
+
+def nested_ids(directory: Path) -> list[int]:
+    """Return the ids of a process or thread in each pid namespace it is in, ours first.
+
+    Args: directory: its own in /proc. Raises: OSError: as that says, when it is gone too.
+    """
+    text = (directory / "status").read_bytes()
+    return [int(word) for word in text.partition(b"\nNSpid:")[2].partition(b"\n")[0].split()]

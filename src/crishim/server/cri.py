@@ -24,7 +24,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
@@ -40,7 +40,14 @@ from crishim.errors import Busy, Corrupt, CrishimError, InvalidRequest, Precondi
 from crishim.ids import by_prefix, container_id, sandbox_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Coroutine,
+        Iterable,
+    )
 
     from crishim.checkpoint.dumper import Dumper
     from crishim.checkpoint.held import Held
@@ -56,6 +63,7 @@ if TYPE_CHECKING:
     from crishim.server.guard import Calls, Context
     from crishim.server.passthrough import Forwarder, Override, StreamOverride
 
+_Listed: TypeAlias = api_pb2.Container | api_pb2.PodSandbox
 _log = logging.getLogger(__name__)
 _RUNTIME = "/runtime.v1.RuntimeService/"
 _ID_DIGITS = 64
@@ -207,10 +215,7 @@ class CriMethods:
 
         Args: named: an id or the first digits of one.
         """
-        container = named
-        if len(named) < _ID_DIGITS:
-            known = [item.id for item in await self.cri.containers()]
-            container = by_prefix(named, known) or named
+        container = await _whole_id(named, self.cri.containers)
         await self.locks.recovered.wait(container)
         async with self.locks.leaving(container):
             if record := self.held.of_container(container):
@@ -269,10 +274,7 @@ class CriMethods:
 
         Args: named: an id or the first digits of one.
         """
-        sandbox = named
-        if len(named) < _ID_DIGITS:
-            known = [item.id for item in await self.cri.sandboxes()]
-            sandbox = by_prefix(named, known) or named
+        sandbox = await _whole_id(named, self.cri.sandboxes)
         await self.locks.recovered.wait(sandbox)
         async with self.locks.whole(sandbox):
             self.restorer.preparations.drop(sandbox)
@@ -324,6 +326,13 @@ class CriMethods:
 
     async def _forward(self, method: str, request: bytes, context: Context) -> bytes:
         return await self.forwarder.forward(_RUNTIME + method, request, context)
+
+
+async def _whole_id(named: str, listed: Callable[[], Awaitable[Iterable[_Listed]]]) -> str:
+    """Return the id of which somebody gave the first digits, or what was given if none is known."""
+    if len(named) >= _ID_DIGITS:
+        return named
+    return by_prefix(named, [item.id for item in await listed()]) or named
 
 
 def _may_grow(error: CrishimError, archive: Path) -> bool:

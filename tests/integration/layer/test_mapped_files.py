@@ -62,6 +62,18 @@ class Mapped:
     def write(self, data: bytes) -> None:
         self.memory[4096 : 4096 + len(data)] = data
 
+    def begin(self) -> None:
+        """Map it and write; the kernel's clock goes on before whatever comes next."""
+        self.map()
+        self.write(b"old")
+        time.sleep(QUIET_S)
+
+    def end(self) -> None:
+        """Write again, as late, and unmap it."""
+        time.sleep(QUIET_S)
+        self.write(b"new")
+        self.memory.close()
+
     def found(self) -> list[procs.SharedMapping]:
         root = str(self.path.parent)
         return [
@@ -82,16 +94,9 @@ def file(request):
 def test_mapped_before_a_pass_and_gone_before_the_next(source, target, tmp_path, file):
     def before(root: Path) -> None:
         file.make(root)
-        file.map()
-        file.write(b"old")
-        time.sleep(QUIET_S)
+        file.begin()
 
-    def between(_: Path) -> None:
-        time.sleep(QUIET_S)
-        file.write(b"new")
-        file.memory.close()
-
-    steps = {"before": before, "between": between, "mapped": file.found}
+    steps = {"before": before, "between": lambda _: file.end(), "mapped": file.found}
     expected, found = travel(source, target, tmp_path / "a.tar", **steps)
     assert found == expected
     assert found["db"]["content"][4096:4099] == b"new"
@@ -106,17 +111,13 @@ def test_mapped_during_a_pass_and_gone_before_the_next(source, target, tmp_path,
         nonlocal looks
         found = file.found()
         if looks == which:
-            file.map()
-            file.write(b"old")
-            time.sleep(QUIET_S)
+            file.begin()
         looks += 1
         return found
 
     def write(_: Path) -> None:
         if looks == which + 1:
-            time.sleep(QUIET_S)
-            file.write(b"new")
-            file.memory.close()
+            file.end()
 
     steps = {"before": file.make, "between": write, "later": write, "mapped": look}
     expected, found = travel(source, target, tmp_path / "a.tar", **steps)
@@ -131,16 +132,9 @@ def test_a_file_of_the_image_that_was_copied_up_to_be_mapped(source, target, tmp
 
     def before(root: Path) -> None:
         file.path = root / "db"
-        file.map()
-        file.write(b"old")
-        time.sleep(QUIET_S)
+        file.begin()
 
-    def between(_: Path) -> None:
-        time.sleep(QUIET_S)
-        file.write(b"new")
-        file.memory.close()
-
-    steps = {"before": before, "between": between, "mapped": file.found}
+    steps = {"before": before, "between": lambda _: file.end(), "mapped": file.found}
     expected, found = travel(source, target, tmp_path / "a.tar", **steps)
     assert found == expected
 

@@ -77,7 +77,8 @@ async def test_a_flow_that_fails_in_its_undo_still_ends_as_cancelled():
         await caller
 
 
-async def test_a_thread_is_waited_for():
+@pytest.mark.parametrize("cancellations", [1, 3])
+async def test_a_thread_is_waited_for_however_often_its_caller_is_cancelled(cancellations):
     begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -87,9 +88,10 @@ async def test_a_thread_is_waited_for():
 
     caller = asyncio.ensure_future(in_thread(work))
     await asyncio.to_thread(begun.wait, 20)
-    caller.cancel()
-    await turns()
-    assert not caller.done()
+    for _ in range(cancellations):
+        caller.cancel()
+        await turns()
+        assert not caller.done()
     may_end.set()
     with pytest.raises(asyncio.CancelledError):
         await caller
@@ -119,26 +121,6 @@ async def test_a_thread_gives_result_and_error():
     assert await in_thread(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         await in_thread(divmod, 7, 0)
-
-
-async def test_a_thread_is_waited_for_however_often_its_caller_is_cancelled():
-    begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
-
-    def work() -> None:
-        begun.set()
-        may_end.wait(20)
-        ended.set()
-
-    caller = asyncio.ensure_future(in_thread(work))
-    await asyncio.to_thread(begun.wait, 20)
-    for _ in range(3):
-        caller.cancel()
-        await turns()
-        assert not caller.done()
-    may_end.set()
-    with pytest.raises(asyncio.CancelledError):
-        await caller
-    assert ended.is_set()
 
 
 async def test_what_a_thread_has_made_is_unmade_with_its_flow():

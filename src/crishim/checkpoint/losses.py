@@ -39,8 +39,6 @@ class Kind(StrEnum):
     CONFINEMENT = "confinement"
     FILE_LOCK = "file-lock"
     DESCRIPTOR = "descriptor"
-    LAYER = "layer"
-    LOG = "log"
     CRIU = "criu"
     OTHER = "other"
 

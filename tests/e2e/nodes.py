@@ -184,13 +184,18 @@ class Node:
         return pod
 
     def clean(self) -> None:
-        """Remove all pods that tests left."""
+        """Remove all pods that tests left, and what the node knows of their addresses.
+
+        An address comes round again within a long run. The bridge plug-in of CNI does not announce
+        a new pod's, and as long as the node has the old one's link address it does not answer.
+        """
         left = set(self.crictl("pods", "-q").split())
         for pod in self.pods:
             if pod.id in left:
                 with contextlib.suppress(CommandFailed):
                     pod.remove()
         self.pods.clear()
+        self.exec("ip", "neigh", "flush", "all")
 
 
 class Client:

@@ -28,6 +28,7 @@ CDI_SPEC = {
     "devices": [{"name": "gpu", "containerEdits": {"env": ["DEVICE=gpu"]}}],
 }
 PARENTS = ("/crishim-test-old", "/crishim-test-new")
+FIND_CGROUPS = "find /sys/fs/cgroup -ignore_readdir_race -path"
 RESOURCES = {
     "cpu_period": 10000,
     "cpu_quota": 20000,
@@ -144,9 +145,9 @@ def test_another_cgroup_parent(pulled):
     eventually(lambda: len(lines(node, container)) > before + 5)
     assert parents_of(node, container) == {new}
     limit = "memory.limit_in_bytes|memory.max"
-    script = f"find /sys/fs/cgroup -path '*{new}/{container}/*' | grep -E '/({limit})$' | xargs cat"
+    script = f"{FIND_CGROUPS} '*{new}/{container}/*' | grep -E '/({limit})$' | xargs cat"
     assert int(node.sh(script)) == RESOURCES["memory_limit_in_bytes"]
-    assert node.sh(f"find /sys/fs/cgroup -path '*{old}/*' -type d") == ""
+    eventually(lambda: node.sh(f"{FIND_CGROUPS} '*{old}/*' -type d") == "")
     node.crictl("rmi", IMAGE)
     assert not has_image(node)
 

@@ -212,7 +212,9 @@ def test_second_replica_with_the_same_address_is_refused(cluster, name):
 def test_pod_that_prefers_a_cold_start_gets_one_and_is_told(cluster, name):
     source = pod_of(cluster).wait("condition=Ready")
     assert source.ask("count 1") == "count 1 1"
-    source.node.sh(f"umask 077; head -c 20000 {source.checkpoint()} > {STORE}/{name}.tar")
+    damaged = f"{STORE}/{name}.tar"
+    source.node.sh(f"umask 077; mkdir -p {STORE}; head -c 20000 {source.checkpoint()} > {damaged}")
+    source.node.exec("touch", "-d", "an hour ago", damaged)  # nobody is copying it any more
     pod = pod_of(cluster, restore=name, on_restore_failure="cold").wait("condition=Ready")
     assert pod.ask("count 1") == "count 1 1"
     said = pod.wait_event("Failed")

@@ -21,7 +21,7 @@ from pathlib import Path
 _MCAST_JOIN_GROUP = 42
 _MCAST_MSFILTER = 48
 _EXCLUDE = 0
-_SOURCES_MAX = 64
+_SOURCES = 64  # what a node lets through by default (igmp_max_msf, mld_max_msf); it may let more
 _STORAGE_BYTES = 128
 _FILTER = struct.Struct("=I4x128sII")
 _REQUEST = struct.Struct("=I4x128s")
@@ -102,16 +102,25 @@ def _membership(sock: socket.socket, group: Group) -> Membership | None:
     try:
         index = socket.if_nametoindex(group.interface)
         address = _storage(group.family, group.address)
-        question = _FILTER.pack(index, address, _EXCLUDE, _SOURCES_MAX)
-        answer = _ask(sock, level, question + bytes(_SOURCES_MAX * _STORAGE_BYTES))
+        room = _SOURCES
+        answer = _ask(sock, level, _question(index, address, room))
+        # The kernel says how many there are, and gives those for which there is room.
+        while (count := _FILTER.unpack_from(answer)[3]) > room:
+            room = count
+            answer = _ask(sock, level, _question(index, address, room))
     except OSError:  # not a member
         return None
-    _, _, mode, count = _FILTER.unpack_from(answer)
+    mode = _FILTER.unpack_from(answer)[2]
     sources = tuple(
         _address(group.family, answer[at : at + _STORAGE_BYTES])
         for at in range(_FILTER.size, _FILTER.size + count * _STORAGE_BYTES, _STORAGE_BYTES)
     )
     return Membership(group=group, exclude=mode == _EXCLUDE, sources=sources)
+
+
+def _question(index: int, group: bytes, sources: int) -> bytes:
+    """Return a group_filter with room for so many sources."""
+    return _FILTER.pack(index, group, _EXCLUDE, sources) + bytes(sources * _STORAGE_BYTES)
 
 
 def _ask(sock: socket.socket, level: int, question: bytes) -> bytes:

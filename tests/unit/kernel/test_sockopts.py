@@ -7,6 +7,7 @@ import pytest
 from crishim.kernel import multicast, sockopts
 
 LOOPBACK = socket.inet_aton("127.0.0.1")
+JOIN_SOURCE = 39  # IP_ADD_SOURCE_MEMBERSHIP
 
 
 def udp() -> socket.socket:
@@ -49,7 +50,9 @@ def test_a_membership_is_found_and_joined_again(sources):
     group = socket.inet_aton("239.7.7.7")
     with udp() as member, udp() as other:
         for source in sources:
-            member.setsockopt(socket.IPPROTO_IP, 39, group + LOOPBACK + socket.inet_aton(source))
+            member.setsockopt(
+                socket.IPPROTO_IP, JOIN_SOURCE, group + LOOPBACK + socket.inet_aton(source)
+            )
         if not sources:
             member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + LOOPBACK)
         (found,) = multicast.memberships(member, multicast.groups())
@@ -60,6 +63,18 @@ def test_a_membership_is_found_and_joined_again(sources):
         multicast.join(other, found)
         multicast.join(other, found)
         assert multicast.memberships(other, multicast.groups()) == [found]
+
+
+def test_more_sources_than_were_reckoned_with(monkeypatch):
+    """An administrator may have raised what a node lets a socket have."""
+    monkeypatch.setattr(multicast, "_SOURCES", 2)
+    group = socket.inet_aton("239.7.7.8")
+    sources = [socket.inet_aton(f"127.0.0.{number}") for number in range(10, 19)]
+    with udp() as member:
+        for source in sources:
+            member.setsockopt(socket.IPPROTO_IP, JOIN_SOURCE, group + LOOPBACK + source)
+        (found,) = multicast.memberships(member, multicast.groups())
+        assert sorted(found.sources) == sources
 
 
 def test_an_interface_that_is_not_there():

@@ -38,7 +38,6 @@ class Kind(StrEnum):
     MEMORY_POLICY = "memory-policy"
     CONFINEMENT = "confinement"
     FILE_LOCK = "file-lock"
-    DESCRIPTOR = "descriptor"
     CRIU = "criu"
     OTHER = "other"
 

@@ -102,25 +102,19 @@ def _membership(sock: socket.socket, group: Group) -> Membership | None:
     try:
         index = socket.if_nametoindex(group.interface)
         address = _storage(group.family, group.address)
-        room = _SOURCES
-        answer = _ask(sock, level, _question(index, address, room))
-        # The kernel says how many there are, and gives those for which there is room.
-        while (count := _FILTER.unpack_from(answer)[3]) > room:
+        room, count = 0, _SOURCES
+        while count > room:  # the kernel says how many there are, and gives what there is room for
             room = count
-            answer = _ask(sock, level, _question(index, address, room))
+            question = _FILTER.pack(index, address, _EXCLUDE, room)
+            answer = _ask(sock, level, question + bytes(room * _STORAGE_BYTES))
+            _, _, mode, count = _FILTER.unpack_from(answer)
     except OSError:  # not a member
         return None
-    mode = _FILTER.unpack_from(answer)[2]
     sources = tuple(
         _address(group.family, answer[at : at + _STORAGE_BYTES])
         for at in range(_FILTER.size, _FILTER.size + count * _STORAGE_BYTES, _STORAGE_BYTES)
     )
     return Membership(group=group, exclude=mode == _EXCLUDE, sources=sources)
-
-
-def _question(index: int, group: bytes, sources: int) -> bytes:
-    """Return a group_filter with room for so many sources."""
-    return _FILTER.pack(index, group, _EXCLUDE, sources) + bytes(sources * _STORAGE_BYTES)
 
 
 def _ask(sock: socket.socket, level: int, question: bytes) -> bytes:

@@ -147,7 +147,7 @@ def test_another_cgroup_parent(pulled):
     limit = "memory.limit_in_bytes|memory.max"
     script = f"{FIND_CGROUPS} '*{new}/{container}/*' | grep -E '/({limit})$' | xargs cat"
     assert int(node.sh(script)) == RESOURCES["memory_limit_in_bytes"]
-    eventually(lambda: node.sh(f"{FIND_CGROUPS} '*{old}/*' -type d") == "")
+    eventually(lambda: node.sh(f"{FIND_CGROUPS} '*{old}/*' -type d") == "", outcome=True)
     node.crictl("rmi", IMAGE)
     assert not has_image(node)
 

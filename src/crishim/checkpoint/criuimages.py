@@ -2,6 +2,7 @@
 
 The images may have been written by anybody: sizes are bounded by what the archive holds, counts by
 limits, and texts for people are made printable. `rights_read` decides by some of them.
+`mend_files` alone writes: to images that a dump of ours has just made.
 
 Source: criu/include/magic.h, criu/image.c, criu/image-desc.c and images/*.proto of CRIU 4.2;
 criu/sk-inet.c for addresses.

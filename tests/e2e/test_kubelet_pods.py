@@ -214,7 +214,7 @@ def test_pod_that_prefers_a_cold_start_gets_one_and_is_told(cluster, name):
     assert source.ask("count 1") == "count 1 1"
     damaged = f"{STORE}/{name}.tar"
     source.node.sh(f"umask 077; mkdir -p {STORE}; head -c 20000 {source.checkpoint()} > {damaged}")
-    source.node.exec("touch", "-d", "an hour ago", damaged)  # nobody is copying it any more
+    source.node.exec("touch", "-d", "2020-01-01", damaged)  # nobody is copying it any more
     pod = pod_of(cluster, restore=name, on_restore_failure="cold").wait("condition=Ready")
     assert pod.ask("count 1") == "count 1 1"
     said = pod.wait_event("Failed")

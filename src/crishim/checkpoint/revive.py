@@ -122,7 +122,7 @@ class Reviver:
             details=said or error.details() or "",
             log_path=str(folder / log.name),
         )
-        failed.final = tool_logs.is_lasting(said)
+        failed.final = tool_logs.is_lasting(log)
         return failed
 
     async def tell(self, container: ContainerId, phases: Phases) -> None:

@@ -7,14 +7,17 @@ nothing, or what the node may have again later.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import json
 import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-_CRIU_ERROR = re.compile(r"^\([0-9.]+\)\s+(?:\d+:\s+)?(Error .*|.*FAILED.*)$")
+_CRIU_ERROR = re.compile(r"^\([0-9.]+\)\s+(?:pie: )?(?:\d+:\s+)?(Error .*|.*FAILED.*)$")
 # Said by every CRIU without CAP_SYS_RESOURCE, and by the helpers of one that failed already.
 _HARMLESS = ("RLIMIT_NOFILE", "cgroupd: recv req error")
 # errno(3) of what a node lacks for a while; CRIU's word for a process that the kernel has ended.
@@ -23,6 +26,11 @@ _TRANSIENT = re.compile(
     r"|Input/output error|Stale file handle|Address already in use|Cannot assign requested address"
     r"|resource busy|timed out|Too many open files|killed by signal",
     re.IGNORECASE,
+)
+# CRIU's restorer has no words: EIO, EAGAIN, ENOMEM, EBUSY, ENFILE, EMFILE, ENOSPC, EADDRINUSE,
+# EADDRNOTAVAIL, ETIMEDOUT, ESTALE or EDQUOT as it prints a call's result, ENOMEM as an address too.
+_TRANSIENT_NUMBER = re.compile(
+    r"^Error \(\S*pie/\S+\): .*(?:-(?:5|11|12|16|23|24|28|98|99|110|116|122)\b|\bf{15}4\b)"
 )
 _TAIL_BYTES = 1 << 20
 
@@ -33,20 +41,31 @@ def criu_errors(log: Path, *, lines: int = 4) -> str:
     Args: lines: how many at the most.
     Returns: "" when there is no log or it holds no error.
     """
-    found = []
-    for line in _tail(log).splitlines():
-        match = _CRIU_ERROR.match(line)
-        if match and not any(text in line for text in _HARMLESS):
-            found.append(match.group(1).strip())
-    return "; ".join(found[-lines:])
+    return "; ".join(collections.deque(_criu_errors(_tail(log).splitlines()), lines))
 
 
-def is_lasting(errors: str) -> bool:
-    """Return whether errors of CRIU are likely to come again: what the node lacks for now is not.
+def is_lasting(log: Path) -> bool:
+    """Return whether what CRIU's log says of a failure is likely to come again. Blocks.
 
-    Args: errors: as `criu_errors` returns them; none are no evidence of anything.
+    One error that speaks of what a node lacks for a while is enough to deny it, wherever it stands:
+    many others may follow from it. No error at all is no evidence of anything.
+
+    Args: log: of one run, from its beginning.
     """
-    return bool(errors) and not _TRANSIENT.search(errors)
+    lasting = False
+    with contextlib.suppress(FileNotFoundError), log.open(errors="replace") as lines:
+        for error in _criu_errors(lines):
+            if _TRANSIENT.search(error) or _TRANSIENT_NUMBER.match(error):
+                return False
+            lasting = True
+    return lasting
+
+
+def _criu_errors(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        match = _CRIU_ERROR.match(line.rstrip())
+        if match and not any(text in line for text in _HARMLESS):
+            yield match.group(1)
 
 
 def runc_error(log: Path) -> str:

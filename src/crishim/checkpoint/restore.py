@@ -21,6 +21,7 @@ the worst outcome there is.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -277,7 +278,7 @@ class Restorer:
         states = plan.states()
         kept = states if plan.address is AddressMode.KEEP else ()
         async with contextlib.AsyncExitStack() as undo:
-            undo.push(self._given_up(plan))
+            undo.push_async_exit(self._given_up(plan))
             if plan.once:
                 await self._begin(container, plan, undo)
             with phases.step("address"):
@@ -339,13 +340,14 @@ class Restorer:
         await in_thread(lambda: write(pod_uid=pod_uid, container=name))
         return ran
 
-    def _given_up(self, plan: pending.RestorePlan) -> Callable[..., None]:
-        """Return what marks a failed restore as given up, if its pod prefers a cold start then."""
+    def _given_up(self, plan: pending.RestorePlan) -> Callable[..., Awaitable[None]]:
+        """Return what gives a restore up that failed for good, if its pod prefers a cold start."""
 
-        def mark(_: object, error: BaseException | None, __: object) -> None:
-            final = isinstance(error, CrishimError) and error.final
-            if error is not None and final and plan.once and plan.on_failure is OnFailure.COLD:
-                self.restored.give_up(error, pod_uid=plan.pod_uid, container=plan.container_name)
+        async def mark(_: object, error: BaseException | None, __: object) -> None:
+            if error is not None and plan.once and plan.on_failure is OnFailure.COLD:
+                failed = functools.partial(self.restored.failed, error, archive=Path(plan.archive))
+                uid, name = plan.pod_uid, plan.container_name
+                await in_thread(lambda: failed(pod_uid=uid, container=name))
 
         return mark
 

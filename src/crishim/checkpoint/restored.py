@@ -15,7 +15,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from crishim.errors import CrishimError, InvalidRequest
+from crishim.errors import Corrupt, CrishimError, InvalidRequest
 from crishim.ids import ContainerId, checkpoint_name, container_id
 from crishim.kernel import atomic, tree
 
@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 _COLD = "the pod prefers a cold start now, which its next container is"
 _RESTORING = "restoring "
 _ABSENT_S = 24 * 3600.0
+_COPYING_S = 600.0
+"""An archive that was written to so lately may still be on its way to this node."""
 
 
 class Restored:
@@ -61,11 +63,13 @@ class Restored:
         self._write(pod_uid, container, "")
         self._unwritten.discard((pod_uid, container))
 
-    def give_up(self, error: BaseException, *, pod_uid: str, container: str) -> None:
-        """Do the same for one that failed for good and whose pod prefers a cold start then.
+    def failed(self, error: BaseException, *, archive: Path, pod_uid: str, container: str) -> None:
+        """Give up a restore that failed for good and whose pod prefers a cold start then.
 
-        Args: error: why; if it is ours, it tells its reader what comes now.
+        Args: error: why; if it is final, its reader is told what comes now.
         """
+        if not isinstance(error, CrishimError) or not error.final or _may_grow(error, archive):
+            return
         try:
             self.mark(pod_uid=pod_uid, container=container)
         except CrishimError as failure:
@@ -73,8 +77,7 @@ class Restored:
         _log.warning(
             "container %s of pod %s is given up: %s (%s)", container, pod_uid, error, _COLD
         )
-        if isinstance(error, CrishimError):
-            error.hint = "; ".join(text for text in (error.hint, _COLD) if text)
+        error.hint = "; ".join(text for text in (error.hint, _COLD) if text)
 
     def before(self, *, pod_uid: str, container: str) -> bool:
         """Return whether a restore of that container of that pod succeeded or was given up.
@@ -124,6 +127,16 @@ class Restored:
 
     def _path(self, pod_uid: str, container: str) -> Path:
         return self._paths.restored_pod(_component(pod_uid)) / _component(container)
+
+
+def _may_grow(error: CrishimError, archive: Path) -> bool:
+    """Return whether a damaged archive may be one that somebody is still copying here."""
+    if not isinstance(error, Corrupt):
+        return False
+    try:
+        return time.time() - archive.stat().st_mtime < _COPYING_S
+    except OSError:
+        return True
 
 
 def _component(text: str) -> str:

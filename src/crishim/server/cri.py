@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -36,7 +35,7 @@ from crishim.checkpoint.request import DumpRequest
 from crishim.checkpoint.sandboxes import MPTCP_SYSCTL
 from crishim.checkpoint.wanted import may_want, read_manifest, refuse_foreign, wanted
 from crishim.checkpoint.words import OnFailure
-from crishim.errors import Busy, Corrupt, CrishimError, InvalidRequest, Precondition
+from crishim.errors import Busy, CrishimError, InvalidRequest, Precondition
 from crishim.ids import by_prefix, container_id, sandbox_id
 
 if TYPE_CHECKING:
@@ -68,8 +67,6 @@ _log = logging.getLogger(__name__)
 _RUNTIME = "/runtime.v1.RuntimeService/"
 _ID_DIGITS = 64
 """Of a whole id of containerd's."""
-_COPYING_S = 600.0
-"""An archive that was written to so lately may still be on its way to this node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,11 +135,10 @@ class CriMethods:
         try:
             return await self._create_to_restore(request, asked, context)
         except CrishimError as error:
-            cold = asked.options.on_failure is OnFailure.COLD
-            if cold and error.final and not await in_thread(_may_grow, error, asked.archive):
+            if asked.options.on_failure is OnFailure.COLD:
                 uid, name = request.sandbox_config.metadata.uid, request.config.metadata.name
-                give_up = functools.partial(self.restored.give_up, error)
-                await in_thread(lambda: give_up(pod_uid=uid, container=name))
+                failed = functools.partial(self.restored.failed, error, archive=asked.archive)
+                await in_thread(lambda: failed(pod_uid=uid, container=name))
             raise
 
     async def _is_image(self, name: str) -> bool:
@@ -333,16 +329,6 @@ async def _whole_id(named: str, listed: Callable[[], Awaitable[Iterable[_Listed]
     if len(named) >= _ID_DIGITS:
         return named
     return by_prefix(named, [item.id for item in await listed()]) or named
-
-
-def _may_grow(error: CrishimError, archive: Path) -> bool:
-    """Return whether a damaged archive may be one that somebody is still copying here."""
-    if not isinstance(error, Corrupt):
-        return False
-    try:
-        return time.time() - archive.stat().st_mtime < _COPYING_S
-    except OSError:
-        return True
 
 
 async def _tried(step: Coroutine[Any, Any, object], what: str) -> None:

@@ -1,5 +1,7 @@
 """What a create request asks for: an ordinary container, or a checkpoint, and which."""
 
+import os
+
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
@@ -13,7 +15,14 @@ from crishim.checkpoint.wanted import (
     refuse_foreign,
     wanted,
 )
-from crishim.errors import Corrupt, InvalidRequest, NotFound, Precondition
+from crishim.errors import (
+    Busy,
+    Corrupt,
+    InvalidRequest,
+    NotFound,
+    Precondition,
+    Unsupported,
+)
 from crishim.paths import Paths
 from tests.unit.checkpoint.test_archive import ENTRIES, write
 
@@ -175,12 +184,35 @@ def test_the_mark_of_a_pod_goes_a_day_after_its_last_sandbox(ask, paths, monkeyp
     assert ask(restore="web-1") is not None
 
 
+def failed(paths, error: Exception) -> None:
+    archive = paths.checkpoint("web-1")
+    Restored(paths).failed(error, archive=archive, pod_uid="uid-1", container="web")
+
+
 def test_giving_a_restore_up_is_told(ask, paths, caplog):
+    os.utime(paths.checkpoint("web-1"), (1, 1))
     error = Corrupt("it is damaged", hint="copy it again")
-    Restored(paths).give_up(error, pod_uid="uid-1", container="web")
+    failed(paths, error)
     assert ask(restore="web-1", on_restore_failure="cold") is None
     assert "it is damaged (copy it again; the pod prefers a cold start" in str(error)
     assert "container web of pod uid-1 is given up" in caplog.text
+
+
+def test_an_archive_that_is_being_copied_here_is_no_reason_for_a_cold_start(ask, paths):
+    cut = Corrupt("the archive is truncated")
+    failed(paths, cut)
+    assert ask(restore="web-1") is not None and not cut.hint
+    paths.checkpoint("web-1").unlink()
+    failed(paths, cut)
+    assert Restored(paths).before(pod_uid="uid-1", container="web") is False
+    failed(paths, Unsupported("another architecture"))
+    assert Restored(paths).before(pod_uid="uid-1", container="web") is True
+
+
+def test_what_may_pass_is_no_reason_for_a_cold_start(ask, paths):
+    for error in (Precondition("not now"), OSError("no"), Busy("later")):
+        failed(paths, error)
+    assert ask(restore="web-1") is not None
 
 
 def test_options_are_words(ask):

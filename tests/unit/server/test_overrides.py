@@ -8,8 +8,6 @@ import grpc
 import pytest
 
 from crishim import errors
-from crishim.errors import Corrupt, Unsupported
-from crishim.server import cri
 from tests.fakes.cri_server import RUNTIME, echo, fail_with
 from tests.unit.server.relaying import Relaying
 
@@ -210,13 +208,3 @@ async def test_a_caller_that_leaves_closes_a_stream_override(relay: Relaying) ->
     call.cancel()
     async with asyncio.timeout(5):
         await cleaned.wait()
-
-
-def test_an_archive_that_is_being_copied_here_is_no_reason_for_a_cold_start(tmp_path):
-    archive = tmp_path / "a.tar"
-    archive.write_bytes(b"half")
-    cut = Corrupt("the archive is truncated")
-    assert cri._may_grow(cut, archive)
-    os.utime(archive, (1, 1))
-    assert not cri._may_grow(cut, archive)
-    assert not cri._may_grow(Unsupported("another architecture"), archive)

@@ -399,6 +399,22 @@ async def test_a_pod_that_prefers_cold_starts_cold_for_what_criu_says_only(
     assert bool(node.containerd.cold) is final and bool(node.containerd.revived) is not final
 
 
+@pytest.mark.parametrize("copied", [True, False], ids=["still copied", "long here"])
+async def test_damage_that_is_found_at_the_start_is_asked_whether_it_is_still_copied(
+    node, copied: bool
+) -> None:
+    archive = node.archive()
+    if not copied:
+        os.utime(archive, (1, 1))
+    pod = node.containerd.pod()
+    words = {"restore": "saved", "on_restore_failure": "cold"}
+    first = await node.create(pod, **words)
+    (node.paths.restores / first / "carried").write_bytes(b"{")
+    assert (await failure_of(node.start(first))).code() is grpc.StatusCode.DATA_LOSS
+    await node.start(await node.create(pod, attempt=1, **words))
+    assert bool(node.containerd.revived) is copied and bool(node.containerd.cold) is not copied
+
+
 @pytest.mark.parametrize(
     ("code", "final"),
     [

@@ -248,10 +248,10 @@ class Restorer:
 
     def waits(self, container: str) -> ContainerId | None:
         """Return the full id of a container whose start is to be a restore; None otherwise."""
-        found = by_prefix(container, (path.name for path in self.paths.restores.glob("*")))
-        if found is None or pending.read(self.paths.restores / found) is None:
+        directory = self._directory_of(container)
+        if directory is None or pending.read(directory) is None:
             return None
-        return ContainerId(found)
+        return ContainerId(directory.name)
 
     async def start(self, container: ContainerId, *, phases: Phases) -> tuple[str, ...]:
         """Restore a prepared container; it runs when this returns.
@@ -377,12 +377,16 @@ class Restorer:
 
     async def removed(self, container: str) -> None:
         """Clear up after a container that is gone; nothing to do for others."""
-        found = by_prefix(container, (path.name for path in self.paths.restores.glob("*")))
-        if found is not None:
-            directory = self.paths.restores / found
+        directory = self._directory_of(container)
+        if directory is not None:
             await in_thread(pending.finish, directory, lane=Lane.PAUSE)
             await in_thread(remove_images, directory / "images", lane=Lane.PAUSE)
             await in_thread(tree.remove_tree, directory, lane=Lane.PAUSE)
+
+    def _directory_of(self, container: str) -> Path | None:
+        """Return the directory of a container by its id or the first digits; None without one."""
+        found = by_prefix(container, (path.name for path in self.paths.restores.glob("*")))
+        return None if found is None else self.paths.restores / found
 
 
 async def kept_if_unsettled(

@@ -47,7 +47,7 @@ class Claimant:
     """Who may come again for the same work: a container of a kubelet's pod.
 
     Attributes:
-        sandbox: with whose stop the work ends.
+        sandbox: with whose stop the work ends, if no other one of the pod has come for it since.
     """
 
     pod_uid: str
@@ -162,6 +162,7 @@ class Preparations:
             return
         key = _Key(claimant.pod_uid, claimant.container, _identity(archive))
         shared = self._shared.get(key) or self._begin(key, claimant, archive.path)
+        shared.claimant = claimant  # the pod may have another sandbox by now
         with shared.used():
             with phases.step("images"):
                 await shared.wait(phases.left_s)

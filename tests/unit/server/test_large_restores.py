@@ -128,6 +128,29 @@ async def test_a_pod_that_is_stopped_ends_it_at_once(node, disk) -> None:
     assert not disk.quick.is_set()
 
 
+@pytest.mark.parametrize("stopped", ["the first one", "both"])
+async def test_a_pod_s_next_sandbox_takes_it_over(node, disk, stopped: str) -> None:
+    first, second = node.containerd.pod(), node.containerd.pod()
+    await given_up(node, first, disk)
+    readings = disk.readings
+    creating = asyncio.ensure_future(node.create(second, **WORDS))
+    await asyncio.sleep(0.1)
+    await node.stop_pod(first)
+    await asyncio.sleep(0.05)
+    assert disk.at_once == readings and not creating.done()
+    if stopped == "both":
+        await node.stop_pod(second)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await creating
+        async with asyncio.timeout(5):
+            while disk.at_once or list(node.paths.preparations.iterdir()):
+                await asyncio.sleep(0.001)
+        return
+    disk.quick.set()
+    await node.start(await creating)
+    assert disk.readings == len(one_process(7))
+
+
 async def test_damage_found_when_nobody_waited_is_told_to_the_next_attempt(node, disk) -> None:
     pod = node.containerd.pod()
     archive = node.paths.store / "saved.tar"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.resources
+import logging
 import os
 from typing import TYPE_CHECKING, Self
 
@@ -24,7 +25,6 @@ from crishim.checkpoint.carried import MEMBER, Carried
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.losses import Kind, Loss
-from crishim.errors import CrishimError
 from crishim.kernel import atomic, borrow, datagrams, multicast, procs, scheduling, sockopts
 from crishim.kernel.netns import NetnsThread
 
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
     from crishim.checkpoint.carried import Socket, Thread
     from crishim.checkpoint.reader import ArchiveReader
+
+
+_log = logging.getLogger(__name__)
 
 
 def arrange(directory: Path, archive: ArchiveReader) -> str:
@@ -105,8 +108,9 @@ class PutBack:
     async def _answer(self, pid: int) -> None:
         try:
             self.losses += await in_thread(put_back, self._carried, pid, lane=Lane.PAUSE)
-        except (CrishimError, OSError) as error:
-            self.losses.append(_failed(str(error)))
+        except Exception as error:  # noqa: BLE001 - a number that nobody expected is a loss too
+            _log.exception("what CRIU drops cannot be put back")
+            self.losses.append(_failed(str(error) or type(error).__name__))
         finally:
             os.write(self._fds[1], b"done\n")
 
@@ -182,10 +186,10 @@ def _sockets(carried: Carried, pids: dict[int, int]) -> list[Loss]:
                     raise OSError(0, "it is another one now")
                 losses += _socket(item, sock)
         except (KeyError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "the process is not there"
             what = f"socket {item.fd} of process {item.pid} of the container is not to be found"
-            losses.append(
-                Loss(kind=Kind.SOCKET_OPTION, pid=item.pid, what=what, cure=str(error)[:80])
-            )
+            what += f" ({reason})"
+            losses.append(Loss(kind=Kind.SOCKET_OPTION, pid=item.pid, what=what))
     return losses
 
 

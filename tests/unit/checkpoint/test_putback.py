@@ -1,13 +1,15 @@
 """The conversation with CRIU's script, with the real script and no CRIU."""
 
 import asyncio
+import dataclasses
 import os
+import struct
 
 import pytest
 
 from crishim.checkpoint import carried as carrieds
 from crishim.checkpoint import putback
-from crishim.checkpoint.carried import Carried, Thread
+from crishim.checkpoint.carried import Carried, Socket, Thread
 
 
 class Archive:
@@ -54,6 +56,30 @@ async def test_a_criu_that_never_asks_is_a_loss(directory):
     async with putback.PutBack(directory) as back:
         pass
     assert ["has not asked" in loss.what for loss in back.losses] == [True]
+
+
+@pytest.mark.parametrize(
+    "error", [struct.error("'H' format"), OverflowError("too large"), KeyError()]
+)
+async def test_an_error_that_nobody_expected_is_a_loss_too(directory, monkeypatch, error):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(putback, "put_back", fail)
+    async with putback.PutBack(directory) as back:
+        assert await script(directory, "pre-resume") == 0
+    [loss] = back.losses
+    assert loss.what.endswith(f"went on: {str(error) or 'KeyError'}")
+
+
+def test_a_socket_that_is_not_there_says_why():
+    """And the reason is no cure."""
+    gone = Socket(pid=7, fd=3, family=2, kind=2, protocol=17)
+    [process] = putback._sockets(Carried(sockets=(gone,)), {})
+    assert "(the process is not there)" in process.what and not process.cure
+    own = {7: os.getpid()}
+    [closed] = putback._sockets(Carried(sockets=(dataclasses.replace(gone, fd=10**6),)), own)
+    assert "(Bad file descriptor)" in closed.what and not closed.cure
 
 
 async def test_a_restore_that_failed_has_lost_nothing(directory):

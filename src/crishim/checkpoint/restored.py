@@ -40,19 +40,26 @@ class Restored:
         self._paths = paths
         self._absent_since: dict[str, float] = {}
         self._unwritten: set[tuple[str, str]] = set()
+        self._void: set[tuple[str, str]] = set()
 
     def begin(self, *, pod_uid: str, container: str, body: ContainerId) -> None:
         """Remember that a restore is about to be tried, and in which container.
 
         Raises: NoSpace, Precondition: it cannot be remembered; nothing may be started.
         """
+        self._void.discard((pod_uid, container))
         self._write(pod_uid, container, f"{_RESTORING}{body}\n")
 
     def turn_back(self, *, pod_uid: str, container: str) -> None:
-        """Forget a restore that has failed: the next container is restored."""
+        """Forget a restore that has failed: the next container is restored.
+
+        Raises: OSError: its mark stays; it means nothing as long as this daemon lives.
+        """
+        self._void.add((pod_uid, container))
         path = self._path(pod_uid, container)
         path.unlink(missing_ok=True)
         atomic.fsync_dir(path.parent)
+        self._void.discard((pod_uid, container))
 
     def mark(self, *, pod_uid: str, container: str) -> None:
         """Remember a restore that succeeded: the next container starts cold.
@@ -91,6 +98,8 @@ class Restored:
 
     def unsettled(self, *, pod_uid: str, container: str) -> ContainerId | None:
         """Return in which container a restore was begun whose end is not known."""
+        if (pod_uid, container) in self._void:
+            return None
         said = self._read(pod_uid, container) or ""
         return container_id(said.removeprefix(_RESTORING).strip()) if said else None
 

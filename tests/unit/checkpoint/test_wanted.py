@@ -1,5 +1,6 @@
 """What a create request asks for: an ordinary container, or a checkpoint, and which."""
 
+import errno
 import os
 
 import pytest
@@ -23,6 +24,7 @@ from crishim.errors import (
     Precondition,
     Unsupported,
 )
+from crishim.ids import ContainerId
 from crishim.paths import Paths
 from tests.unit.checkpoint.test_archive import ENTRIES, write
 
@@ -207,6 +209,24 @@ def test_an_archive_that_is_being_copied_here_is_no_reason_for_a_cold_start(ask,
     assert Restored(paths).before(pod_uid="uid-1", container="web") is False
     failed(paths, Unsupported("another architecture"))
     assert Restored(paths).before(pod_uid="uid-1", container="web") is True
+
+
+def test_a_failure_that_cannot_be_written_is_remembered(paths, monkeypatch):
+    """Its container is soon gone, and then nobody could tell any more whether it ran."""
+    restored, mark = Restored(paths), {"pod_uid": "uid-1", "container": "web"}
+    restored.begin(**mark, body=ContainerId("a" * 64))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "no")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("pathlib.Path.unlink", refuse)
+        with pytest.raises(OSError, match="no"):
+            restored.turn_back(**mark)
+    assert restored.unsettled(**mark) is None
+    assert Restored(paths).unsettled(**mark) == "a" * 64
+    restored.begin(**mark, body=ContainerId("b" * 64))
+    assert restored.unsettled(**mark) == "b" * 64
 
 
 def test_what_may_pass_is_no_reason_for_a_cold_start(ask, paths):

@@ -155,7 +155,7 @@ def _of_a_process(below: str, named: Named, inside: Inside) -> Obstacle | None:
     if len(parts) > 2 and parts[1] == "task" and parts[2] != parts[0]:
         return Obstacle(
             why="belongs to a thread, and CRIU opens files before there are threads",
-            cure="open it only to read it, or use the file of the process",
+            cure="close it after each reading, or use the file of the process",
         )
     foreign = pid not in inside.pids if named.place.external else pid in inside.others
     if foreign and pid != 1:

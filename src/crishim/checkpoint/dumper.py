@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from crishim.checkpoint import losses
 from crishim.checkpoint.dump import Dump
-from crishim.checkpoint.flow import unbroken
+from crishim.checkpoint.flow import in_thread, unbroken
 from crishim.checkpoint.layer_apply import overlay_of_snapshot
 from crishim.checkpoint.resolve import resolve
 from crishim.errors import Busy, Precondition
@@ -92,7 +92,7 @@ class Dumper:
                     if await turn.enter_async_context(self.turns.take(phases)):
                         source = await self._resolve(container, phases)
                     self._refuse_stopped(source)  # somebody may have done so since
-                wanted = replace(request, output=self._target(source, request))
+                wanted = replace(request, output=await in_thread(self._target, source, request))
                 turn.enter_context(self.targets.one(wanted))
                 dump = Dump(self.shared, source, wanted, operation=operation, phases=phases)
                 result = await unbroken(dump.run())
@@ -149,7 +149,7 @@ class Dumper:
             )
 
     def _target(self, source: Source, request: DumpRequest) -> Path:
-        """Return where the archive is to appear."""
+        """Return where the archive is to appear. Blocks."""
         if request.output is not None:
             return request.output
         pod = source.sandbox.status.metadata

@@ -49,7 +49,7 @@ class Removal:
         Raises: NotFound: there is none. Busy: a container's next start restores it. Precondition:
             connections wait for it, and there is no force. InvalidRequest: it is nothing of these.
         """
-        if (record := self._elsewhere(named)) is not None:
+        if (record := await self._elsewhere(named)) is not None:
             if not force:
                 raise Precondition(
                     f"connections to {', '.join(record.waiting)} wait for {record.archive}",
@@ -57,7 +57,7 @@ class Removal:
                 )
             await self.held.give_up(record.sandbox, "somebody asked for it")
             return
-        archive = self.store.find(self._name(named))
+        archive = await in_thread(self.store.find, self._name(named))
         await in_thread(self.needed.refuse_planned, archive)
         if record := self.held.of_archive(archive):
             if not force:
@@ -83,7 +83,7 @@ class Removal:
             )
         return checkpoint_name(self.store.name_of(path) or named)
 
-    def _elsewhere(self, named: str) -> HeldRecord | None:
+    async def _elsewhere(self, named: str) -> HeldRecord | None:
         """Return whose connections wait for an archive outside the store, or for an address."""
         path = Path(named)
         if path.is_absolute():
@@ -92,7 +92,7 @@ class Removal:
             address = str(ipaddress.ip_address(named))
         except ValueError:
             return None
-        if self.store.has(named):
+        if await in_thread(self.store.has, named):
             return None
         return self.held.of_addresses([address])
 

@@ -4,6 +4,8 @@ A checkpoint is code: who writes one is root on the node. So names lead only int
 is ours, and an absolute path elsewhere is an explicit act of whoever holds our socket; a pod's
 annotation, which anybody with a pod may write, reaches the store and the kubelet's own directory of
 checkpoints only.
+
+Whatever looks at the disk blocks, for as long as a disk that does not answer takes.
 """
 
 from __future__ import annotations
@@ -77,15 +79,12 @@ class Store:
     def has(self, text: str) -> bool:
         """Return whether a text, such as an image's name, is the name of a stored checkpoint.
 
-        Every ordinary container is asked about so. A store that cannot be looked at must not keep
-        it from starting, and a kubelet's image, which it names by its digest, is none of ours.
+        A store that cannot be looked at must not keep an ordinary container from starting.
         """
-        if _DIGEST.fullmatch(text):
+        if not can_name(text):
             return False
         try:
             return _is_file(self._paths.checkpoint(checkpoint_name(text)))
-        except InvalidRequest:
-            return False
         except CrishimError as error:
             _log.warning("%s is taken for an image: %s", text, error)
             return False
@@ -123,6 +122,21 @@ class Store:
             return [name for name in os.listdir(self._paths.store) if name.endswith(_SUFFIX)]
         except FileNotFoundError:
             return []
+
+
+def can_name(text: str) -> bool:
+    """Return whether a text, such as an image's name, may be the name of a stored checkpoint.
+
+    Every ordinary container is asked about so, and no disk is: a kubelet's image, which it names by
+    its digest, is none of ours.
+    """
+    if _DIGEST.fullmatch(text):
+        return False
+    try:
+        checkpoint_name(text)
+    except InvalidRequest:
+        return False
+    return True
 
 
 def no_such(reference: str) -> NotFound:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import from_kubelet
 from crishim.checkpoint.restore import RestoreOptions
-from crishim.checkpoint.store import no_such
+from crishim.checkpoint.store import can_name, no_such
 from crishim.checkpoint.words import AddressMode, OnFailure, TcpMode
 from crishim.errors import CrishimError, InvalidRequest, Precondition, final_refusals
 
@@ -54,17 +54,13 @@ class Wanted:
     unsettled: ContainerId | None = None
 
 
-def may_want(request: api_pb2.CreateContainerRequest, store: Store) -> bool:
-    """Return False for an ordinary container; it costs a look for one file, no more."""
+def may_want(request: api_pb2.CreateContainerRequest) -> bool:
+    """Return False for what is an ordinary container for certain, without a look at any disk."""
     annotated = RESTORE in request.sandbox_config.annotations or RESTORE in (
         request.config.annotations
     )
-    return annotated or names_checkpoint(request.config.image.image, store)
-
-
-def names_checkpoint(image: str, store: Store) -> bool:
-    """Return whether the name of an image is a path, or the name of a stored checkpoint."""
-    return image.startswith("/") or store.has(image)
+    image = request.config.image.image
+    return annotated or image.startswith("/") or can_name(image)
 
 
 def wanted(
@@ -83,7 +79,7 @@ def wanted(
     """
     image = request.config.image.image
     annotations = dict(request.sandbox_config.annotations) | dict(request.config.annotations)
-    if not is_image and names_checkpoint(image, store):
+    if not is_image and (image.startswith("/") or store.has(image)):
         return Wanted(archive=store.find(image), options=_options(annotations, once=False))
     pod, container = request.sandbox_config.metadata, request.config.metadata.name
     references = _references(annotations.get(RESTORE, ""))

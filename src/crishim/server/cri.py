@@ -124,7 +124,7 @@ class CriMethods:
         """Create a container; from a checkpoint if its image names one."""
         request = api_pb2.CreateContainerRequest.FromString(raw)
         self._refuse_cut_off(request.pod_sandbox_id)
-        if not may_want(request, self.store):
+        if not may_want(request):
             return await self._forward("CreateContainer", raw, context)
         is_image = await self._is_image(request.config.image.image)
         asked = await in_thread(
@@ -143,7 +143,7 @@ class CriMethods:
 
     async def _is_image(self, name: str) -> bool:
         """Return whether a stored checkpoint has the name of an image on the node, which wins."""
-        if name.startswith("/") or not self.store.has(name):
+        if name.startswith("/") or not await in_thread(self.store.has, name):
             return False
         found = bool(await self.cri.image_id(name))
         if found:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from crishim.checkpoint.phases import Phases
     from crishim.checkpoint.request import DumpResult
     from crishim.checkpoint.store import Store
-    from crishim.ids import ContainerId
+    from crishim.ids import CheckpointName, ContainerId
 
 
 _CRIU = (
@@ -55,8 +55,9 @@ def restore_result(
     return result
 
 
-def archive_info(archive: Path, store: Store) -> crishim_pb2.CheckpointInfo:
-    """Read what an archive says of itself; an unreadable one says why."""
+def archive_info(name: CheckpointName, store: Store) -> crishim_pb2.CheckpointInfo:
+    """Read what an archive of the store says of itself; an unreadable one says why. Blocks."""
+    archive = store.path(name)
     size = archive.stat().st_size
     try:
         with ArchiveReader.open(archive) as reader:

@@ -122,7 +122,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         if request.source_container_id:
             run = await self._receive(request, container, options)
         else:
-            run = self._restore(request, container, options)
+            run = await self._restore(request, container, options)
 
         async def flow(phases: Phases) -> crishim_pb2.RestoreResult:
             return messages.restore_result(container, await run(phases), phases)
@@ -133,13 +133,13 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
             else:
                 yield crishim_pb2.RestoreContainerProgress(result=event)
 
-    def _restore(
+    async def _restore(
         self,
         request: crishim_pb2.RestoreContainerRequest,
         container: ContainerId,
         options: RestoreOptions,
     ) -> Callable[[Phases], Awaitable[tuple[str, ...]]]:
-        archive = self._store.find(request.checkpoint)
+        archive = await in_thread(self._store.find, request.checkpoint)
 
         async def run(phases: Phases) -> tuple[str, ...]:
             with self._calls.must_finish(f"restore of {container[:13]}"):
@@ -168,8 +168,8 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
     ) -> crishim_pb2.ListCheckpointsResponse:
         """List the store, and what waits."""
         infos = [
-            await in_thread(messages.archive_info, self._store.path(name), self._store)
-            for name in self._store.names()
+            await in_thread(messages.archive_info, name, self._store)
+            for name in await in_thread(self._store.names)
         ]
         waiting = messages.waiting(self._removal.held.records(), self._store)
         return crishim_pb2.ListCheckpointsResponse(checkpoints=infos, waiting=waiting)
@@ -178,7 +178,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         self, request: crishim_pb2.InspectCheckpointRequest, context: Context
     ) -> crishim_pb2.InspectCheckpointResponse:
         """Read one archive."""
-        archive = self._store.find(request.checkpoint)
+        archive = await in_thread(self._store.find, request.checkpoint)
         return await in_thread(messages.inspection, archive, self._store)
 
     async def RemoveCheckpoint(

@@ -139,15 +139,15 @@ def test_a_tenant_learns_nothing_of_checkpoints_of_others(ask, counters, caplog)
     assert ask(restore=text, container="counter", namespace="tenant") is None
 
 
-def test_an_ordinary_container_costs_no_thread(paths):
+def test_an_ordinary_container_costs_no_thread_and_no_disk():
     request = api_pb2.CreateContainerRequest()
-    request.config.image.image = "sha256:abc"
-    assert not may_want(request, Store(paths))
-    request.config.image.image = "web-1"
-    assert may_want(request, Store(paths))
-    request.config.image.image = "sha256:abc"
+    digest = f"sha256:{'a' * 64}"
+    for image, wants in ((digest, False), ("docker.io/library/redis:8", False), ("redis", True)):
+        request.config.image.image = image
+        assert may_want(request) is wants
+    request.config.image.image = digest
     request.sandbox_config.annotations[RESTORE] = "web-1"
-    assert may_want(request, Store(paths))
+    assert may_want(request)
 
 
 def test_a_part_without_a_name_is_an_error_that_shows_it(ask):

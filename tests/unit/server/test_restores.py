@@ -3,12 +3,14 @@
 import asyncio
 import errno
 import os
+import threading
+from pathlib import Path
 
 import grpc
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import address, heldrecord, neighbours, sandboxes
+from crishim.checkpoint import address, heldrecord, neighbours, sandboxes, store
 from crishim.checkpoint.address import AddressRecord
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.restore import RestoreOptions
@@ -397,6 +399,30 @@ async def test_a_pod_that_prefers_cold_starts_cold_for_what_criu_says_only(
     node.containerd.criu_error = ""
     await node.start(await node.create(pod, attempt=1, **words))
     assert bool(node.containerd.cold) is final and bool(node.containerd.revived) is not final
+
+
+async def test_a_store_that_never_answers_holds_up_who_asks_for_it_only(node, monkeypatch) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def look(path: Path) -> bool:
+        assert threading.current_thread() is not threading.main_thread(), "the loop looks itself"
+        asked.set()
+        answer.wait()
+        return False
+
+    monkeypatch.setattr(store, "_is_file", look)
+    waiting = asyncio.ensure_future(node.create(node.containerd.pod(uid="other"), image="busybox"))
+    try:
+        async with asyncio.timeout(5):
+            while not asked.is_set():
+                assert not waiting.done()
+                await asyncio.sleep(0.001)
+            await node.start(await node.create(node.containerd.pod(), image="sha256:" + "a" * 64))
+        assert not waiting.done()
+    finally:
+        answer.set()
+    await node.start(await waiting)
+    assert len(node.containerd.cold) == 2
 
 
 @pytest.mark.parametrize("copied", [True, False], ids=["still copied", "long here"])

@@ -110,5 +110,6 @@ def _image_volumes(created: Container, manifest: Manifest, archive: Path) -> Non
         raise Precondition(
             f"{archive} does not hold what its container had at {', '.join(lacking)}, and the new "
             "one has nothing there but its image's own volume",
-            hint="give it the same volume mounts as the source had",
+            hint="give it a volume of the pod there: the one that the source had; or, for a "
+            "checkpoint of crishim 0.1, any, with the files that its program needs in it",
         )

@@ -170,3 +170,5 @@ def test_a_lost_volume_is_not_taken_for_an_empty_one():
     """The pod had a volume there, or the archive is older than the content of such volumes."""
     error = refusal(body(mounts=[image_volume("/data")]), checkpoint())
     assert "does not hold what its container had at /data" in str(error)
+    assert "give it a volume of the pod there" in error.hint
+    compare.check(body(mounts=[DATA]), checkpoint(), ARCHIVE)  # the cure

@@ -18,7 +18,7 @@ from crishim._proto.criu import images_pb2
 from crishim.checkpoint import criuimages, strictjson
 from crishim.checkpoint.archive import IMAGE_DIRECTORY
 from crishim.checkpoint.rights import Rights, ThreadRights
-from crishim.errors import Corrupt, NotFound
+from crishim.errors import Corrupt, NotFound, Unsupported
 from crishim.kernel import mounts as mount_table
 from crishim.kernel import procs
 
@@ -33,6 +33,8 @@ _ENDED = 2
 _FOR_ALL_THREADS = 1  # SECCOMP_FILTER_FLAG_TSYNC
 _KEEPS_CAPABILITIES = 1 << 2
 _LABEL_BYTES_MAX = 4096
+_GROUPS_MAX = 1 << 18
+"""Of all threads that differ in anything; the kernel lets each of them have 65536."""
 # What each namespace is called, in the images and in /proc.
 _NAMESPACES = {
     "network": ("net_ns_id", "net"),
@@ -46,7 +48,7 @@ _NAMESPACES = {
 def of_archive(archive: ArchiveReader) -> Rights:
     """Read what CRIU is going to restore. Blocks.
 
-    Raises: NotFound: an image is missing. Corrupt: one is damaged.
+    Raises: NotFound: an image is missing. Corrupt: one is damaged. Unsupported: too many groups.
     """
     processes = list(
         criuimages.entries(archive, "pstree.img", criuimages.PSTREE_MAGIC, images_pb2.Process)
@@ -57,10 +59,9 @@ def of_archive(archive: ArchiveReader) -> Rights:
     if f"{IMAGE_DIRECTORY}{_SECCOMP}" in archive.members:
         found = criuimages.entries(archive, _SECCOMP, criuimages.SECCOMP_MAGIC, images_pb2.Seccomp)
         filters = next(found, filters)
-    threads: dict[ThreadRights, str] = {}
-    for process in processes:
-        for thread, title in _of_images(archive, process, filters):
-            threads.setdefault(thread, title)
+    threads = _distinct(
+        found for process in processes for found in _of_images(archive, process, filters)
+    )
     mounts: dict[str, bool] = {}
     for mount in criuimages.mounts(archive):
         mounts[mount.destination] = mounts.get(mount.destination, True) and mount.read_only
@@ -76,16 +77,12 @@ def of_processes(pids: Sequence[int], spec: Mapping[str, Any]) -> Rights:
     """Read what a dump of a container's running processes would hold. Blocks.
 
     Args: spec: they were started with.
-    Raises: NotFound: they are gone.
+    Raises: NotFound: they are gone. Unsupported: they have too many groups.
     """
     if not pids:
         raise NotFound("the container has no processes")
     first = pids[0]
-    threads: dict[ThreadRights, str] = {}
-    for pid in pids:
-        for task in Path(f"/proc/{pid}/task").glob("*"):
-            with contextlib.suppress(OSError):
-                threads.setdefault(_of_proc(task), procs.title(pid))
+    threads = _distinct(found for pid in pids for found in _of_running(pid))
     try:
         shared = frozenset(
             name
@@ -97,6 +94,30 @@ def of_processes(pids: Sequence[int], spec: Mapping[str, Any]) -> Rights:
         raise NotFound(f"the container's process {first} is gone") from error
     mounts = {item.mount_point: "ro" in item.options for item in table}
     return Rights(threads=threads, on_node=shared, mounts=mounts, spec=spec)
+
+
+def _distinct(threads: Iterable[tuple[ThreadRights, str]]) -> dict[ThreadRights, str]:
+    """Return the title of the first process by the rights that it and others have.
+
+    A container's root gives each thread as many groups as it likes: they take our memory.
+    """
+    found: dict[ThreadRights, str] = {}
+    groups = 0
+    for thread, title in threads:
+        if thread not in found:
+            groups += len(thread.groups)
+            if groups > _GROUPS_MAX:
+                raise Unsupported(f"the threads of {title} and others have too many groups")
+            found[thread] = title
+    return found
+
+
+def _of_running(pid: int) -> Iterator[tuple[ThreadRights, str]]:
+    """Yield the rights of each thread of a process, and a title; none of one that is gone."""
+    title = procs.title(pid)
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):
+            yield _of_proc(task), title
 
 
 def _of_images(

@@ -14,7 +14,7 @@ from crishim.checkpoint import compare, rights, rights_read
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.rights import Rights, ThreadRights
 from crishim.containerd.cri import Sandbox
-from crishim.errors import Corrupt, NotFound, Precondition
+from crishim.errors import Corrupt, NotFound, Precondition, Unsupported
 from crishim.ids import SandboxId
 from tests.unit.checkpoint.criu_samples import CORE, IDS, INVENTORY, MOUNTS, PSTREE, SECCOMP, image
 from tests.unit.checkpoint.test_archive import write
@@ -403,6 +403,15 @@ def test_a_filter_that_is_given_to_all_threads_is_in_the_first_one_s_image(
 def test_what_cannot_be_read_is_not_taken_for_harmless(tmp_path, changes, error):
     with pytest.raises(error):
         read(tmp_path, **changes)
+
+
+def test_groups_of_threads_that_all_differ_do_not_fill_the_memory(tmp_path, monkeypatch):
+    """A root process gives each thread 65536 others; those of threads that are alike count once."""
+    monkeypatch.setattr(rights_read, "_GROUPS_MAX", 5)
+    many = [5, 6, 7, 8]
+    assert read(tmp_path, core_1=core(b"x", groups=many), core_3=core(b"", groups=many))
+    with pytest.raises(Unsupported, match=r"process 1 \(x\) and others have too many groups"):
+        read(tmp_path, core_1=core(b"x", groups=many), core_3=core(b"", groups=[1, 2]))
 
 
 def test_images_that_criu_wrote(tmp_path):

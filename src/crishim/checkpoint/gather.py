@@ -222,10 +222,11 @@ def _threads(first: int, pids: Collection[int]) -> Iterator[Thread]:
 
 
 def _blind(pid: int, error: OSError) -> Loss:
+    refused = error.errno in (errno.EPERM, errno.EACCES)
     return Loss(
         kind=Kind.SOCKET_OPTION,
         pid=procs.id_inside(pid),
-        what=f"the sockets of {unkept.named(pid)} cannot be looked into ({error.strerror}): "
+        what=f"sockets of {unkept.named(pid)} cannot be looked into ({error.strerror or error}): "
         "multicast memberships and options that CRIU does not save are lost",
-        cure="run crishim with CAP_SYS_PTRACE",
+        cure="run crishim with CAP_SYS_PTRACE" if refused else "",
     )

@@ -21,6 +21,10 @@ from pathlib import Path
 _MCAST_JOIN_GROUP = 42
 _MCAST_MSFILTER = 48
 _EXCLUDE = 0
+_NO_MEMBER = (
+    errno.EADDRNOTAVAIL,
+    errno.ENOPROTOOPT,  # a raw socket of IPv6, asked for a group of IPv4, which it cannot join
+)
 _SOURCES = 64  # what a node lets through by default (igmp_max_msf, mld_max_msf); it may let more
 _STORAGE_BYTES = 128
 _FILTER = struct.Struct("=I4x128sII")
@@ -71,6 +75,7 @@ def memberships(sock: socket.socket, among: list[Group]) -> list[Membership]:
     """Return those groups that a socket is in.
 
     Args: among: of the namespace that the socket and the calling thread live in.
+    Raises: OSError: nobody knows, for instance because an interface has gone meanwhile.
     """
     if sock.family not in _LEVELS or sock.type & 0xF == socket.SOCK_STREAM:
         return []
@@ -98,18 +103,19 @@ def join(sock: socket.socket, membership: Membership) -> None:
 
 
 def _membership(sock: socket.socket, group: Group) -> Membership | None:
-    level = _LEVELS[group.family]
-    try:
-        index = socket.if_nametoindex(group.interface)
-        address = _storage(group.family, group.address)
-        room, count = 0, _SOURCES
-        while count > room:  # the kernel says how many there are, and gives what there is room for
-            room = count
-            question = _FILTER.pack(index, address, _EXCLUDE, room)
+    level, index = _LEVELS[group.family], socket.if_nametoindex(group.interface)
+    address = _storage(group.family, group.address)
+    room, count = 0, _SOURCES
+    while count > room:  # the kernel says how many there are, and gives what there is room for
+        room = count
+        question = _FILTER.pack(index, address, _EXCLUDE, room)
+        try:
             answer = _ask(sock, level, question + bytes(room * _STORAGE_BYTES))
-            _, _, mode, count = _FILTER.unpack_from(answer)
-    except OSError:  # not a member
-        return None
+        except OSError as error:
+            if error.errno not in _NO_MEMBER:
+                raise
+            return None
+        _, _, mode, count = _FILTER.unpack_from(answer)
     sources = tuple(
         _address(group.family, answer[at : at + _STORAGE_BYTES])
         for at in range(_FILTER.size, _FILTER.size + count * _STORAGE_BYTES, _STORAGE_BYTES)
@@ -144,7 +150,8 @@ def _parse_igmp(text: str) -> list[Group]:
     for line in text.splitlines()[1:]:
         words = line.split()
         if not line.startswith("\t"):
-            interface = words[1] if len(words) > 1 else ""
+            # The colon after the name stands apart only where the name is short.
+            interface = words[1].removesuffix(":") if len(words) > 1 else ""
         elif interface and words:
             address = int(words[0], 16).to_bytes(4, sys.byteorder)
             found.append(Group(family=socket.AF_INET, interface=interface, address=address))

@@ -1,5 +1,6 @@
 """Options and memberships of sockets of this process, on the loopback interface."""
 
+import errno
 import socket
 
 import pytest
@@ -81,3 +82,42 @@ def test_an_interface_that_is_not_there():
     group = multicast.Group(family=2, interface="none", address=b"\xef\1\2\3")
     with udp() as sock, pytest.raises(OSError, match="no interface"):
         multicast.join(sock, multicast.Membership(group=group, exclude=True, sources=()))
+
+
+@pytest.mark.parametrize(
+    ("number", "is_known"), [("EADDRNOTAVAIL", True), ("ENOPROTOOPT", True), ("ENOMEM", False)]
+)
+def test_a_question_that_fails_is_not_taken_for_no_membership(monkeypatch, number, is_known):
+    """The socket would lose its group in the restore, and nobody would be told."""
+
+    def fail(*_):
+        raise OSError(getattr(errno, number), number)
+
+    group = socket.inet_aton("239.7.7.9")
+    with udp() as member:
+        member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + LOOPBACK)
+        among = multicast.groups()
+        monkeypatch.setattr(multicast, "_ask", fail)
+        if is_known:
+            assert multicast.memberships(member, among) == []
+        else:
+            with pytest.raises(OSError, match=number):
+                multicast.memberships(member, among)
+        gone = multicast.Group(family=socket.AF_INET, interface="none", address=group)
+        with pytest.raises(OSError, match="no interface"):
+            multicast.memberships(member, [gone])
+
+
+def test_a_group_on_an_interface_with_a_long_name(monkeypatch, tmp_path):
+    """The kernel writes ten characters and then a colon: after a longer name it stands close."""
+    (tmp_path / "igmp").write_text(
+        "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n"
+        "1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n"
+        "2\tnet0123456789:     1      V3\n\t\t\t\t070707EF     1 0:00000000\t\t0\n"
+    )
+    monkeypatch.setattr(multicast, "Path", lambda _: tmp_path)
+    found = {(group.interface, group.address) for group in multicast.groups()}
+    assert found == {
+        ("lo", socket.inet_aton("224.0.0.1")),
+        ("net0123456789", socket.inet_aton("239.7.7.7")),
+    }

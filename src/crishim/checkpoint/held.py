@@ -429,6 +429,13 @@ class Held:
         """The sandboxes with a stopped container whose record cannot be read."""
         return frozenset(self._files.unreadable)
 
+    def unread(self) -> list[Path]:
+        """Return the records on disk that say nothing to us, the oldest too; blocks.
+
+        Raises: OSError: nobody knows which there are.
+        """
+        return self._files.unread()
+
     @property
     def undecided(self) -> list[SandboxId]:
         """The sandboxes whose stopped container nobody knows enough about."""

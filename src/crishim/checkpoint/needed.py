@@ -2,7 +2,8 @@
 
 What is left of a stopped container is in one archive, and a container that waits for its restore is
 nothing without another. Archives are known by what they are, not only by their path: a link, a
-second name or a moved file is the same archive.
+second name or a moved file is the same archive. A record or a plan that cannot be read may name any
+archive: then none is replaced. New names are nobody's, and never asked about here.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from crishim.checkpoint.heldrecord import Standing, standing
 from crishim.errors import Busy, Corrupt, Precondition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from crishim.checkpoint.held import Held
     from crishim.checkpoint.heldrecord import HeldRecord
     from crishim.paths import Paths
@@ -35,8 +34,8 @@ class Needed:
     def refuse(self, archive: Path) -> None:
         """Refuse to replace an archive that somebody needs; blocks.
 
-        Raises: Precondition: it is what is left of a stopped container. Busy: a container is to be
-            restored from it.
+        Raises: Precondition: it is what is left of a stopped container, or nobody knows what the
+            node's records and plans name. Busy: a container is to be restored from it.
         """
         if record := self.stopped(archive):
             raise Precondition(
@@ -45,6 +44,7 @@ class Needed:
                 hint="write elsewhere, or restore it and remove the pod it was in first",
             )
         self.refuse_planned(archive)
+        self._refuse_unread(archive)
 
     def stopped(self, archive: Path) -> HeldRecord | None:
         """Return the record of the stopped container whose checkpoint an archive is; blocks."""
@@ -56,23 +56,58 @@ class Needed:
     def refuse_planned(self, archive: Path) -> None:
         """Refuse to take an archive away from a container that waits for its restore; blocks.
 
-        Raises: Busy: names the container.
+        Raises: Busy: names the container. Precondition: a plan cannot be read, and may name it.
         """
-        for plan, directory in _plans(self.paths.restores.glob("*")):
-            if plan.archive and _same(Path(plan.archive), archive):
+        unread: Precondition | None = None
+        for directory in self._restores(archive):
+            try:
+                plan = pending.read(directory)
+            except NotADirectoryError:  # something that lies there and is nobody's plan
+                continue
+            except (Corrupt, OSError) as error:
+                unread = _unknown(
+                    archive,
+                    directory / "pending",
+                    error,
+                    cure=f"remove container {directory.name[:13]}, which waits for its restore",
+                )
+                continue
+            if plan is not None and plan.archive and _same(Path(plan.archive), archive):
                 raise Busy(
                     f"container {directory.name[:13]} ({plan.container_name}) is to be restored "
                     f"from {archive.stem}",
                     hint="start or remove that container first",
                 )
+        if unread is not None:
+            raise unread
+
+    def _restores(self, archive: Path) -> list[Path]:
+        try:
+            return [self.paths.restores / name for name in sorted(os.listdir(self.paths.restores))]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise _unknown(archive, self.paths.restores, error, cure="try again") from error
+
+    def _refuse_unread(self, archive: Path) -> None:
+        """Refuse while a record of a stopped container, which may name any archive, is unread."""
+        try:
+            unread = self.held.unread()
+        except OSError as error:
+            raise _unknown(archive, self.paths.held, error, cure="try again") from error
+        if unread:
+            cure = "keep the archive that it names, and remove it"
+            raise _unknown(archive, unread[0], None, cure=cure)
 
 
-def _plans(directories: Iterable[Path]) -> Iterable[tuple[pending.RestorePlan, Path]]:
-    for directory in directories:
-        # A damaged plan restores nothing.
-        with contextlib.suppress(Corrupt):
-            if (plan := pending.read(directory)) is not None:
-                yield plan, directory
+def _unknown(archive: Path, unread: Path, error: Exception | None, *, cure: str) -> Precondition:
+    found = Precondition(
+        f"nobody knows whether {archive} is still needed: {unread} cannot be read",
+        details=str(error or ""),
+        hint=f"write elsewhere; or {cure}",
+    )
+    found.__cause__ = error
+    return found
 
 
 def _is_of(record: HeldRecord, archive: Path) -> bool:

@@ -66,17 +66,16 @@ class RecordFiles(Generic[_R]):
         self._refused.clear()
         with contextlib.suppress(FileNotFoundError):
             for name in sorted(os.listdir(self._directory)):
-                stem = name.removesuffix(_DAMAGED).removesuffix(_RECORD)
-                if stem == name:
+                if not name.endswith((_RECORD, _DAMAGED)):
+                    continue
+                if (sandbox := _sandbox_of(name)) is None:
+                    _log.warning("%s is no record of ours", self._directory / name)
+                    continue
+                if name.endswith(_DAMAGED):
+                    self.unreadable.add(sandbox)
                     continue
                 try:
-                    sandbox = sandbox_id(stem)
-                    if name.endswith(_DAMAGED):
-                        self.unreadable.add(sandbox)
-                    else:
-                        found[sandbox] = self._decode((self._directory / name).read_bytes())
-                except InvalidRequest:
-                    _log.warning("%s is no record of ours", self._directory / name)
+                    found[sandbox] = self._decode((self._directory / name).read_bytes())
                 except (Corrupt, OSError) as error:
                     self._set_aside(sandbox, error)
         self.unreadable -= found.keys()
@@ -138,6 +137,22 @@ class RecordFiles(Generic[_R]):
         """Remove a sandbox's record, if there is one."""
         self._path(sandbox).unlink(missing_ok=True)
 
+    def unread(self) -> list[Path]:
+        """Return the files that say nothing to us, those of sandboxes that are gone too; blocks.
+
+        Raises: OSError: nobody knows which there are.
+        """
+        if not self.loaded:
+            raise OSError(errno.EAGAIN, "not read yet", str(self._directory))
+        found: list[Path] = []
+        with contextlib.suppress(FileNotFoundError):
+            for name in sorted(os.listdir(self._directory)):
+                is_record, is_damaged = name.endswith(_RECORD), name.endswith(_DAMAGED)
+                sandbox = _sandbox_of(name)
+                if sandbox and (is_damaged or (is_record and sandbox in self.unreadable)):
+                    found.append(self._directory / name)
+        return found
+
     def keep_unreadable(self, live: Collection[str]) -> None:
         """Forget damaged records of sandboxes that are gone: they can tell nobody anything.
 
@@ -146,6 +161,14 @@ class RecordFiles(Generic[_R]):
         for sandbox in [item for item in self.unreadable if item not in live]:
             if not is_there(self._path(sandbox)):
                 self.unreadable.discard(sandbox)
+
+
+def _sandbox_of(name: str) -> SandboxId | None:
+    """Return whose record a file is by its name; None if it is nobody's."""
+    try:
+        return sandbox_id(name.removesuffix(_DAMAGED).removesuffix(_RECORD))
+    except InvalidRequest:
+        return None
 
 
 def _aside(path: Path) -> Path:

@@ -1,10 +1,13 @@
 """Archives that a stopped container or a waiting restore needs, by what they are."""
 
 import dataclasses
+import functools
+import os
 
 import pytest
 
 from crishim.checkpoint import pending
+from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.held import Held
 from crishim.checkpoint.needed import Needed
 from crishim.errors import Busy, Precondition
@@ -79,3 +82,81 @@ def test_what_a_container_is_to_be_restored_from(needed, paths, archive, tmp_pat
             needed.refuse(tmp_path / name)
     pending.finish(directory)
     needed.refuse(archive)
+
+
+@pytest.fixture
+def planned(paths):
+    """The directory of a container that waits for its restore, with a plan that names nothing."""
+    directory = paths.restores / ("c" * 64)
+    directory.mkdir(parents=True)
+    (directory / "pending").write_text("{")
+    return directory
+
+
+def test_a_plan_that_cannot_be_read_may_name_any_archive(needed, planned, archive):
+    for ask in (needed.refuse, needed.refuse_planned):
+        with pytest.raises(Precondition, match=f"needed: {planned}/pending cannot") as refused:
+            ask(archive)
+        assert "remove container cccccccccccc" in refused.value.hint
+    (planned / "pending").unlink()
+    (planned / "pending").mkdir()
+    with pytest.raises(Precondition, match=f"{planned}/pending cannot be read"):
+        needed.refuse(archive)
+    (planned / "pending").rmdir()
+    (planned.parent / "stray").write_text("nobody's plan")
+    needed.refuse(archive)
+
+
+def test_plans_that_nobody_can_list(needed, planned, archive, monkeypatch):
+    refuse = PermissionError("restores")
+    monkeypatch.setattr(os, "listdir", lambda _: (_ for _ in ()).throw(refuse))
+    with pytest.raises(Precondition, match=f"{planned.parent} cannot be read"):
+        needed.refuse(archive)
+
+
+@pytest.mark.parametrize("damage", ["content", "disk"])
+def test_a_record_that_cannot_be_read_may_name_any_archive(needed, held, paths, archive, damage):
+    """Also when its pod is gone, and only a person can tell what it was about."""
+    paths.held.mkdir(parents=True)
+    record = paths.held / "5a.json"
+    if damage == "content":
+        record.write_text("{")
+        left = paths.held / "5a.json.damaged"
+    else:
+        record.mkdir()
+        left = record
+    (paths.held / "5b.txt").write_text("no record")
+    held.load()
+    held._files.keep_unreadable(live=())
+    with pytest.raises(Precondition, match=f"is still needed: {left} cannot be read") as refused:
+        needed.refuse(archive)
+    assert "keep the archive that it names" in refused.value.hint
+    left.rename(paths.state / "elsewhere")
+    needed.refuse(archive)
+
+
+def test_records_that_nobody_could_list(needed, held, paths, archive, monkeypatch):
+    paths.held.mkdir(parents=True)
+    with monkeypatch.context() as broken:
+        refuse = PermissionError("held")
+        broken.setattr(os, "listdir", lambda _: (_ for _ in ()).throw(refuse))
+        with pytest.raises(PermissionError):
+            held.load()
+    with pytest.raises(Precondition, match=f"{paths.held} cannot be read"):
+        needed.refuse(archive)
+    held.load()
+    needed.refuse(archive)
+
+
+def test_a_new_name_is_nobodys(held, paths, planned, tmp_path):
+    """Whatever cannot be read: only what replaces something is refused."""
+    held_file = paths.held / "5a.json"
+    held_file.parent.mkdir(parents=True)
+    held_file.write_text("{")
+    held.load()
+    replace = functools.partial(Needed(paths=paths, held=held).refuse, tmp_path / "new.tar")
+    with ArchiveWriter.create(tmp_path / "new.tar", replace=replace) as writer:
+        writer.publish()
+    assert (tmp_path / "new.tar").exists()
+    with pytest.raises(Precondition, match="nobody knows whether"):
+        ArchiveWriter.create(tmp_path / "new.tar", replace=replace)

@@ -15,7 +15,7 @@ from crishim.checkpoint.dump import Dump
 from crishim.checkpoint.flow import in_thread, unbroken
 from crishim.checkpoint.layer_apply import overlay_of_snapshot
 from crishim.checkpoint.resolve import resolve
-from crishim.errors import Busy, Precondition
+from crishim.errors import Busy, Precondition, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,6 +130,12 @@ class Dumper:
 
     def _refuse_stopped(self, source: Source) -> None:
         """Refuse a container that was stopped: thawing it would make a second live copy."""
+        if self.shared.held.is_undecided(source.container.id):
+            raise Unavailable(
+                f"container {source.container.id[:13]} stands frozen since an earlier checkpoint, "
+                "and is not in order yet",
+                hint="see the daemon's log, and try again",
+            )
         if record := self.shared.held.of_container(source.container.id):
             raise Precondition(
                 f"container {source.container.id[:13]} was stopped by a checkpoint",

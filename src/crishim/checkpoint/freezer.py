@@ -6,6 +6,7 @@ when none of them can change any more. This module knows no steps and no archive
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from crishim.checkpoint.flow import in_thread
@@ -60,3 +61,10 @@ class Freezer:
         if self.frozen:
             await in_thread(cgroup.thaw, self.directory, lane=Lane.PAUSE)
             self.frozen = False
+
+    async def stays_frozen(self) -> bool:
+        """Ask the kernel whether nobody else has thawed it; what nobody can tell is frozen."""
+        with contextlib.suppress(OSError):
+            thawed = await in_thread(cgroup.is_thawed, self.directory, lane=Lane.PAUSE)
+            self.frozen = not thawed
+        return self.frozen

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
     from typing import Any
 
 _AWAKE = b"awake\n"
@@ -126,13 +127,22 @@ def main() -> int:
     if charge["target"] is not None and (why := _may_have_appeared(charge)):
         print(f"crishim guardian: the container stays frozen: {why}", file=sys.stderr)
         return 0  # what follows goes forward, at the daemon's next start
-    # Each step on its own: the container must go on, whatever else fails.
-    for step in (_thaw, _let_go, _remove):
-        try:
-            step(charge)
-        except Exception as error:  # noqa: BLE001 - see above
-            print(f"crishim guardian: {step.__name__[1:]}: {error}", file=sys.stderr)
+    thawed = _tried(_thaw, charge)
+    _tried(_let_go, charge)
+    # While the container stays frozen, the half archive is what tells a daemon that it is to go on.
+    if thawed:
+        _tried(_remove, charge)
     return 0
+
+
+def _tried(step: Callable[[dict[str, Any]], None], charge: dict[str, Any]) -> bool:
+    """Run one step on its own: the container must go on, whatever else fails."""
+    try:
+        step(charge)
+    except Exception as error:  # noqa: BLE001 - see above
+        print(f"crishim guardian: {step.__name__[1:]}: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _may_have_appeared(charge: dict[str, Any]) -> str:

@@ -129,6 +129,14 @@ class Held:
         if caught := self._catching.get(record.sandbox):
             caught.share(self._budget)
 
+    def stays_frozen(self, record: HeldRecord) -> None:
+        """Count a container whose dump has failed, and that nobody could thaw, among the unknown.
+
+        Its hold is somebody else's business; `decide` thaws it, as soon as that can be done.
+        """
+        self._catching.pop(record.sandbox, None)
+        self._add({record.sandbox: record})
+
     def forget(self, sandbox: SandboxId) -> None:
         """Drop a record; the holds are somebody else's business."""
         self._records.pop(sandbox, None)

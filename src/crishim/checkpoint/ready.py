@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from crishim.containerd.cri import Cri
     from crishim.kernel.interface import InterfaceState
     from crishim.paths import Paths
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,10 +251,31 @@ class Preparation:
 
     async def _dismiss(self, guardian: Guardian) -> None:
         """Let the guardian go; where we could not thaw the container, let it try."""
-        if self.freezer.frozen and not self.kept:
-            await guardian.act()
-        else:
+        if self.kept or not self.freezer.frozen:
             await guardian.discharge()
+            return
+        try:
+            await guardian.act()
+        finally:
+            frozen = await self.freezer.stays_frozen()
+            await (self._leave_frozen() if frozen else self._forget())
+
+    async def _leave_frozen(self) -> None:
+        """Keep the notes and the record of a container that could not be thawed.
+
+        Recovery tries again, this daemon's and the next one's. Of one that was to be stopped it has
+        to know that the archive certainly has not appeared.
+        """
+        _log.error(
+            "container %s stays frozen: neither its checkpoint nor the guardian could thaw it; "
+            "this is tried again",
+            self._source.container.id[:13],
+        )
+        self.workspace.left = True
+        if (ending := self._ending) is not None:
+            self._shared.held.stays_frozen(ending.record)
+            if await in_thread(ending.writer.appeared, lane=Lane.PAUSE) is False:
+                await in_thread(self.workspace.note_half, lane=Lane.PAUSE)
 
     async def _announce(
         self, undo: Undo, writer: ArchiveWriter, interfaces: tuple[InterfaceState, ...]
@@ -291,5 +315,6 @@ class Preparation:
             await self.connections.release()
 
     async def _forget(self) -> None:
-        if not self.kept:
+        # As long as it may be frozen, its record tells whoever finds it so.
+        if not self.kept and not self.freezer.frozen:
             self._shared.held.forget(self._source.sandbox.id)

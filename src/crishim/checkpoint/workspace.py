@@ -4,7 +4,7 @@
     criu.conf    CRIU's options that runc has no flag for
     directory    where the half archive lies
     freezer      the cgroup that the dump freezes
-    half         the archive never had its name yet; removed right before it gets it (with `stop`)
+    half         the archive certainly has no name; removed right before it gets it (with `stop`)
     lock         locked as long as the dump, or its guardian, is at work
 
 The notes outlive a daemon that is killed; `recovery` reads them. This module knows no steps.
@@ -41,6 +41,8 @@ class Workspace:
         self.path = path
         self.kept_logs = kept_logs
         self.lock = -1
+        self.left = False
+        """Its notes are needed still: whoever finds them thaws the container."""
 
     @property
     def images(self) -> Path:
@@ -75,12 +77,13 @@ class Workspace:
 
     def _remove(self, lock: int) -> None:
         try:
-            tree.remove_tree(self.path)
+            if not self.left:
+                tree.remove_tree(self.path)
         finally:
             os.close(lock)
 
     def _fill(self, criu_config: str) -> None:
-        (self.path / _HALF).touch()
+        self.note_half()
         tree.remove_tree(self.images)
         self.images.mkdir(mode=0o700)
         # A path in it need not be UTF-8.
@@ -101,6 +104,10 @@ class Workspace:
     def note_freezer(self, freezer: Path) -> None:
         """Write down which cgroup is going to be frozen."""
         (self.path / _FREEZER).write_bytes(os.fsencode(freezer))
+
+    def note_half(self) -> None:
+        """Write down that the archive certainly has not got its name."""
+        (self.path / _HALF).touch()
 
     def note_publishing(self) -> None:
         """Write down that the archive is about to get its name; before it does. Blocks.

@@ -79,6 +79,22 @@ def thaw(directory: Path) -> None:
         return
 
 
+def is_thawed(directory: Path) -> bool:
+    """Return whether a cgroup is not to stand still; one that is gone does not.
+
+    It is asked for what was ordered: on v2 the processes go on a moment after that.
+    Raises: OSError: nobody can tell.
+    """
+    legacy = _is_legacy(directory)
+    file, word = (_LEGACY, "THAWED") if legacy else ("cgroup.freeze", "0")
+    try:
+        return (directory / file).read_text(encoding="ascii").strip() == word
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+        return True
+
+
 def kill(directory: Path) -> None:
     """Send SIGKILL to all processes of a frozen cgroup and below; one that is gone is fine.
 

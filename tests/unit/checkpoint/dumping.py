@@ -144,7 +144,8 @@ class FakeGuardian:
     def close(self) -> None:
         self._node.guarded = False
         self._node.discharged = self._said.endswith(b"done\n")
-        if not self._node.discharged:  # it acts; what it does is tested by itself
+        acts = not self._node.discharged and not self._node.guardian_fails
+        if acts:  # what it does is tested by itself
             (self._node.freezer / "freezer.state").write_text("THAWED")
 
     async def wait(self) -> None:
@@ -183,7 +184,7 @@ class Node:
         (self.root / ID / "state.json").write_text(
             f'{{"cgroup_paths": {{"freezer": "{self.freezer}"}}}}'
         )
-        self.kubelet = self.guardian_dies = False
+        self.kubelet = self.guardian_dies = self.guardian_fails = False
         self.drained: Callable[[], None] = lambda: None
         self.held = self.guarded = self.discharged = False
         self.criu: Callable[[Path], None] = lambda _: None

@@ -17,6 +17,7 @@ import pytest
 
 from crishim.checkpoint import dump as dump_module
 from crishim.checkpoint import ending
+from crishim.checkpoint.abandoned import Abandoned
 from crishim.checkpoint.dumper import Dumper, Targets
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.request import DumpRequest
@@ -241,6 +242,58 @@ def test_a_freezer_that_cannot_be_written_is_left_to_the_guardian(node, monkeypa
     assert not node.frozen and not node.discharged
 
 
+def name_fails(monkeypatch):
+    """The archive is refused its name, after the note that it may have it is gone."""
+
+    def rename_new(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(atomic, "rename_new", rename_new)
+
+
+@pytest.mark.parametrize("daemon", ["this one", "the next one"])
+@pytest.mark.parametrize(
+    ("options", "late"),
+    [({}, False), (STOP, False), (STOP, True)],
+    ids=["goes on", "stops", "stops, at its end"],
+)
+def test_a_container_that_nobody_could_thaw_is_thawed_later(
+    node, monkeypatch, options, late, daemon
+):
+    """Its notes and its record stay as long as it is frozen."""
+
+    async def nothing(_):
+        await asyncio.sleep(0)
+
+    def refuse(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("crishim.checkpoint.neighbours.loosen", nothing)
+    monkeypatch.setattr("crishim.checkpoint.hold.remove", nothing)
+    node.criu = (lambda _: name_fails(monkeypatch)) if late else criu_fails
+    node.guardian_fails = True
+    with monkeypatch.context() as broken:
+        broken.setattr(cgroup, "thaw", refuse)
+        scene, error = dump(node, **options)
+    assert isinstance(error, NoSpace if late else ToolFailed)
+    assert node.alive and node.frozen and not node.held
+    assert scene.held.is_undecided(ID) == bool(options)
+    assert not list(node.target.parent.iterdir())
+    if daemon == "the next one":
+        scene = Scene(node)
+
+    async def recover(_):
+        if daemon == "the next one":
+            scene.held.load()
+        abandoned = Abandoned(paths=node.paths, cri=scene.cri, held=scene.held)
+        for work in abandoned.directories():
+            await abandoned.put_in_order(work, wait=False)
+
+    play(node, recover)
+    node.discharged = True
+    assert scene.verdict() == "goes on"
+
+
 def half_archive(node):
     (partial,) = node.target.parent.glob(".*.partial")
     return partial
@@ -411,10 +464,7 @@ def test_an_output_that_is_there(node, options):
 
 
 def test_a_full_disk_at_the_last_moment(node, monkeypatch):
-    def rename_new(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    node.criu = lambda _: monkeypatch.setattr(atomic, "rename_new", rename_new)
+    node.criu = lambda _: name_fails(monkeypatch)
     scene, error = dump(node, stop=True)
     assert isinstance(error, NoSpace)
     assert scene.verdict() == "goes on"

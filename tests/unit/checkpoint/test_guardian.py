@@ -185,6 +185,14 @@ def test_one_step_that_fails_does_not_stop_the_others(charge, trouble):
     assert frozen(charge) == ("freezer" in trouble)
 
 
+def test_a_container_that_cannot_be_thawed_keeps_its_half_archive(stopping):
+    """The only evidence that it is to go on, where its dump was about to name the archive."""
+    (stopping["freezer"] / "cgroup.freeze").unlink()
+    (stopping["freezer"] / "cgroup.freeze").mkdir()
+    assert "crishim guardian: thaw: " in orphaned(stopping)
+    assert stopping["partial"].exists()
+
+
 async def test_an_orphan_waits_for_the_dump_and_unblocks_it(charge):
     page = charge["dump"] / "images" / "pages-1.img"
     page.parent.mkdir()

@@ -43,7 +43,28 @@ def test_a_v2_cgroup_is_ended_by_the_kernel(tmp_path):
     assert (tmp_path / "cgroup.kill").read_text() == "1"
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "is_thawed"),
+    [
+        ("freezer.state", "THAWED\n", True),
+        ("freezer.state", "FREEZING\n", False),
+        ("cgroup.freeze", "0\n", True),
+        ("cgroup.freeze", "1\n", False),
+    ],
+)
+def test_what_was_ordered_last(tmp_path, name, text, is_thawed):
+    (tmp_path / name).write_text(text)
+    assert cgroup.is_thawed(tmp_path) is is_thawed
+
+
+def test_a_cgroup_that_does_not_tell_is_not_thawed(tmp_path):
+    (tmp_path / "cgroup.freeze").mkdir()
+    with pytest.raises(IsADirectoryError):
+        cgroup.is_thawed(tmp_path)
+
+
 def test_a_cgroup_that_is_gone(tmp_path):
+    assert cgroup.is_thawed(tmp_path / "gone")
     with pytest.raises(NotFound):
         cgroup.freeze(tmp_path / "gone", timeout_s=1)
     cgroup.kill(tmp_path / "gone")

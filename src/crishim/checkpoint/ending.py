@@ -17,6 +17,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crishim.checkpoint import workspace
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
 from crishim.errors import CrishimError, Precondition
@@ -67,7 +68,7 @@ class Ending:
             if self.handover is not None:
                 self.handover.archive_appeared(self._archive, self.images)
             try:
-                size = await in_thread(self.writer.settle, lane=Lane.PAUSE)
+                size = await in_thread(self._settle, lane=Lane.PAUSE)
             except CrishimError as error:
                 doubt = error
         with phases.step("end", deadline=False):
@@ -102,6 +103,13 @@ class Ending:
         self.workspace.note_publishing()
         self.writer.publish()
 
+    def _settle(self) -> int:
+        try:
+            return self.writer.settle()
+        except CrishimError:
+            workspace.note_doubt(self.workspace.path)
+            raise
+
     def _keep(self) -> None:
         self.kept = True
         self.held.committed(self.record)
@@ -119,7 +127,8 @@ class Ending:
     async def _stay_frozen(self, doubt: CrishimError) -> None:
         try:
             await self.held.doubt(self.record.sandbox)
-        except OSError as error:  # this daemon knows it all the same
+        except OSError as error:  # this daemon knows it all the same, and tries again
+            self.workspace.left = True
             _log.error("cannot note that %s is not durable: %s", self._archive, error)
         raise Precondition(
             f"container {self.record.container[:13]} stays frozen: {self._archive} is there and "

@@ -80,6 +80,7 @@ class Held:
         self._catching: dict[SandboxId, hold.SourceHold] = {}
         self._locks: dict[SandboxId, asyncio.Lock] = {}
         self._restoring: set[SandboxId] = set()
+        self._syncing: dict[SandboxId, asyncio.Future[None]] = {}
         self._budget = packet.Budget(_CAUGHT_BYTES_MAX)
 
     async def keep(
@@ -389,8 +390,17 @@ class Held:
                     record.container[:13],
                     record.archive,
                 )
+        if sandbox not in self._undecided:
+            record = await self._noted_doubt(record)
         if record.boot_id != heldrecord.this_boot():
             await self._in_this_boot(record)
+
+    async def _noted_doubt(self, record: HeldRecord) -> HeldRecord:
+        """Take over what the daemon that met it had no time, or no disk, to write into a record."""
+        note = self._paths.dump(record.container)
+        if record.frozen and await in_thread(workspace.is_doubtful, note):
+            await self.doubt(record.sandbox)
+        return self._records[record.sandbox]
 
     async def finish(self, sandbox: SandboxId) -> None:
         """End what is still frozen though its archive is whole, unless a kubelet is to.
@@ -415,13 +425,26 @@ class Held:
         Raises: OSError, TimeoutError: it is not; looked at again later, unless the disk refused.
         """
         self._undecided.add(record.sandbox)
+        if (answer := self._syncing.get(record.sandbox)) is None:
+            # One that has not answered in time is asked for again: only it knows what it has lost.
+            answer = self._syncing[record.sandbox] = patience.begin(lambda: self._sync(record))
         try:
-            await patience.look(lambda: heldrecord.make_durable(record))
+            await patience.wait(answer)
         except heldrecord.NotDurable:
             await self.doubt(record.sandbox)
             self._undecided.discard(record.sandbox)
             raise
+        finally:
+            if answer.done():
+                self._syncing.pop(record.sandbox, None)
         self._undecided.discard(record.sandbox)
+
+    def _sync(self, record: HeldRecord) -> None:
+        try:
+            heldrecord.make_durable(record)
+        except heldrecord.NotDurable:
+            workspace.note_doubt(self._paths.dump(record.container))
+            raise
 
     async def _hold_at_node(self, sandbox: SandboxId) -> None:
         """Have the node drop again what it is to drop, whoever has removed the rules meanwhile."""

@@ -24,6 +24,21 @@ async def look(function: Callable[[], _T]) -> _T:
 
     Raises: TimeoutError: no answer within `PATIENCE_S`. Whatever else the function raises.
     """
+    async with asyncio.timeout(PATIENCE_S):
+        return await begin(function)
+
+
+async def wait(answer: asyncio.Future[_T]) -> _T:
+    """Return what `begin` has found out; where it has not yet, a later call waits for it again.
+
+    Raises: as `look`.
+    """
+    async with asyncio.timeout(PATIENCE_S):
+        return await asyncio.shield(answer)
+
+
+def begin(function: Callable[[], _T]) -> asyncio.Future[_T]:
+    """Begin to find out something about files whose answer must not be lost; see `wait`."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[_T] = loop.create_future()
 
@@ -45,5 +60,4 @@ async def look(function: Callable[[], _T]) -> _T:
             loop.call_soon_threadsafe(settle, result, failure)
 
     threading.Thread(target=work, name="patience", daemon=True).start()
-    async with asyncio.timeout(PATIENCE_S):
-        return await answer
+    return answer

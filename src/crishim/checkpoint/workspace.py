@@ -5,6 +5,7 @@
     directory    where the half archive lies
     freezer      the cgroup that the dump freezes
     half         the archive certainly has no name; removed right before it gets it (with `stop`)
+    doubt        an fsync of the archive has failed, and the record does not say so yet
     lock         locked as long as the dump, or its guardian, is at work
 
 The notes outlive a daemon that is killed; `recovery` reads them. This module knows no steps.
@@ -12,6 +13,7 @@ The notes outlive a daemon that is killed; `recovery` reads them. This module kn
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -21,12 +23,13 @@ from crishim.checkpoint.lanes import Lane
 from crishim.errors import Busy
 from crishim.kernel import atomic, cgroup, tree
 from crishim.kernel.atomic import storage_errors
+from crishim.kernel.files import is_there
 
 if TYPE_CHECKING:
-    import contextlib
     from pathlib import Path
 
 _DIRECTORY = "directory"
+_DOUBT = "doubt"
 _FREEZER = "freezer"
 _HALF = "half"
 
@@ -84,6 +87,7 @@ class Workspace:
 
     def _fill(self, criu_config: str) -> None:
         self.note_half()
+        (self.path / _DOUBT).unlink(missing_ok=True)
         tree.remove_tree(self.images)
         self.images.mkdir(mode=0o700)
         # A path in it need not be UTF-8.
@@ -116,6 +120,26 @@ class Workspace:
         """
         with storage_errors("cannot note that the checkpoint is about to be complete"):
             (self.path / _HALF).unlink(missing_ok=True)
+
+
+def note_doubt(path: Path) -> None:
+    """Write down that an archive may not be durable, at once; from the thread that has found out.
+
+    A later fsync succeeds whatever the failed one has lost, so a daemon that dies before it can
+    change the record must not be forgotten. What ends the node's power ends its source too.
+    Args: path: the working directory of its dump, which may be gone by now.
+    """
+    with contextlib.suppress(OSError):  # the record may have room where the disk is full
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (path / _DOUBT).touch()
+
+
+def is_doubtful(path: Path) -> bool:
+    """Return whether a dump's archive may not be durable; blocks.
+
+    Raises: OSError: nobody can tell.
+    """
+    return is_there(path / _DOUBT)
 
 
 def is_half(path: Path) -> bool:

@@ -11,7 +11,9 @@ import errno
 import itertools
 import logging
 import os
+import shutil
 import subprocess
+import threading
 
 import pytest
 
@@ -19,6 +21,8 @@ from crishim.checkpoint import dump as dump_module
 from crishim.checkpoint import ending
 from crishim.checkpoint.abandoned import Abandoned
 from crishim.checkpoint.dumper import Dumper, Targets
+from crishim.checkpoint.held import Held
+from crishim.checkpoint.heldrecord import NotDurable
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.request import DumpRequest
 from crishim.checkpoint.turns import Turns
@@ -351,11 +355,84 @@ def test_nor_does_the_next_daemon(node, monkeypatch):
 def next_daemon(node):
     async def recover(scene):
         scene.held.load()
-        await scene.held.decide(SANDBOX)
-        with contextlib.suppress(OSError):
-            await scene.held.finish(SANDBOX)
+        abandoned = Abandoned(paths=node.paths, cri=scene.cri, held=scene.held)
+        for _ in range(2):  # its start, and what it tends to later
+            with contextlib.suppress(OSError):
+                for work in abandoned.directories():
+                    await abandoned.put_in_order(work, wait=False)
+                await scene.held.decide(SANDBOX)
+                await scene.held.finish(SANDBOX)
 
     return play(node, recover)
+
+
+@pytest.mark.parametrize("restore", [None, {"fails": True}], ids=["alone", "restore fails"])
+def test_nor_does_the_next_daemon_where_this_one_dies_before_it_notes_the_doubt(
+    node, monkeypatch, restore, tmp_path
+):
+    """A second fsync succeeds, whatever the first one has lost."""
+
+    async def die(_, __):
+        shutil.copytree(node.paths.dumps, tmp_path / "as it was")
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        settle_fails(broken)
+        broken.setattr(Held, "doubt", die)
+        dump(node, restore=restore, stop=True)
+    shutil.rmtree(node.paths.dumps)
+    shutil.copytree(tmp_path / "as it was", node.paths.dumps)
+    scene = next_daemon(node)
+    assert scene.verdict() == "frozen"
+    assert scene.held.of_sandbox(SANDBOX).doubtful
+
+
+def test_a_doubt_that_cannot_be_noted_is_not_lost(node, monkeypatch):
+    """The record takes it once the disk does."""
+
+    async def refuse(_, __):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as broken:
+        settle_fails(broken)
+        broken.setattr(Held, "doubt", refuse)
+        dump(node, stop=True)
+        assert not next_daemon(node).held.of_sandbox(SANDBOX).doubtful
+        assert node.alive and node.frozen
+    assert next_daemon(node).verdict() == "frozen"
+    assert next_daemon(node).held.of_sandbox(SANDBOX).doubtful
+
+
+def test_an_fsync_that_fails_after_nobody_waits_for_it_ends_nothing(node, monkeypatch):
+    """It alone knows that something was lost: the next one would succeed."""
+    with monkeypatch.context() as broken:
+        settle_fails(broken)
+        broken.setattr(Held, "doubt", lambda *_: asyncio.sleep(0))
+        dump(node, stop=True)
+    answer, asked = threading.Event(), []
+
+    def make_durable(record):
+        asked.append(record)
+        if len(asked) == 1:
+            answer.wait()
+            raise NotDurable(errno.EIO, os.strerror(errno.EIO), record.archive)
+
+    async def recover(scene):
+        scene.held.load()
+        await scene.held.decide(SANDBOX)
+        with pytest.raises(TimeoutError):
+            await scene.held.finish(SANDBOX)
+        answer.set()
+        for _ in range(100):
+            await scene.held.decide(SANDBOX)
+            with contextlib.suppress(TimeoutError, NotDurable):
+                await scene.held.finish(SANDBOX)
+        assert scene.held.of_sandbox(SANDBOX).doubtful
+
+    monkeypatch.setattr("crishim.checkpoint.heldrecord.make_durable", make_durable)
+    monkeypatch.setattr("crishim.checkpoint.patience.PATIENCE_S", 0.05)
+    play(node, recover)
+    assert node.alive and node.frozen and len(asked) == 1
 
 
 def test_nor_does_the_next_daemon_where_the_doubt_met_a_full_disk(node, monkeypatch):

@@ -139,11 +139,22 @@ class Held:
         self._add({record.sandbox: record})
 
     def forget(self, sandbox: SandboxId) -> None:
-        """Drop a record; the holds are somebody else's business."""
+        """Drop a record; the holds are somebody else's business.
+
+        If its connections may still wait by its words, `forgotten_for_good` is to follow.
+        """
         self._records.pop(sandbox, None)
         self._undecided.discard(sandbox)
         self._catching.pop(sandbox, None)
         self._files.remove(sandbox)
+
+    async def forgotten_for_good(self) -> None:
+        """Have no power cut bring back the records that were dropped.
+
+        After it the node would hold back the addresses of one, and drop what comes to them. Those
+        of connections that have gone on elsewhere do no harm.
+        """
+        await in_thread(self._files.make_removals_durable, lane=Lane.PAUSE)
 
     def sandboxes(self) -> list[SandboxId]:
         """Return the sandboxes with a stopped container, known or unknown."""
@@ -288,6 +299,7 @@ class Held:
             await self._unreserve(record)
             if record.node_hold is not None:
                 self.forget(sandbox)  # its sandbox is gone, or stopped for good
+                await self.forgotten_for_good()
             else:
                 await self._write(replace(record, handed_over=True))
 
@@ -484,6 +496,7 @@ class Held:
         await neighbours.loosen(record.waiting)
         self.forget(record.sandbox)
         _log.warning("container %s goes on: its checkpoint was not taken", record.container[:13])
+        await self.forgotten_for_good()
 
     async def _in_this_boot(self, record: HeldRecord) -> None:
         """Go on waiting after a boot of the node, which has ended all processes and holds.

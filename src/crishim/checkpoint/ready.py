@@ -137,6 +137,7 @@ class Preparation:
         with step("prepare"):
             await self.workspace.open(undo, criu_config=await self._criu_config())
             writer = await self._archive(undo)
+            undo.push_async_callback(self._forgotten)
             undo.push_async_callback(self._release)
             interfaces = await self.connections.prepare()
         with step("layer"):
@@ -313,6 +314,11 @@ class Preparation:
     async def _release(self) -> None:
         if not self.kept:
             await self.connections.release()
+
+    async def _forgotten(self) -> None:
+        """Make it durable that there is no record; by now nobody waits for the disk."""
+        if self._request.stop and not self.kept and not self.freezer.frozen:
+            await self._shared.held.forgotten_for_good()
 
     async def _forget(self) -> None:
         # As long as it may be frozen, its record tells whoever finds it so.

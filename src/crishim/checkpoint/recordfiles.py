@@ -134,8 +134,13 @@ class RecordFiles(Generic[_R]):
             os.close(fd)
 
     def remove(self, sandbox: SandboxId) -> None:
-        """Remove a sandbox's record, if there is one."""
+        """Remove a sandbox's record, if there is one; a power cut may bring it back."""
         self._path(sandbox).unlink(missing_ok=True)
+
+    def make_removals_durable(self) -> None:
+        """Have no power cut bring back what was removed; a later `write` does the same. Blocks."""
+        with contextlib.suppress(FileNotFoundError):
+            atomic.fsync_dir(self._directory)
 
     def unread(self) -> list[Path]:
         """Return the files that say nothing to us, those of sandboxes that are gone too; blocks.

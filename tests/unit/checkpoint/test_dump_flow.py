@@ -185,6 +185,23 @@ def criu_fails(_):
     raise ToolFailed("runc checkpoint", 1)
 
 
+def test_the_record_of_a_dump_that_failed_does_not_come_back_with_a_power_cut(node, monkeypatch):
+    """The node would keep the pod's address from others then; no container waits for the disk."""
+    fsync_dir, synced = atomic.fsync_dir, []
+
+    def sync(path):
+        if path == node.paths.held and not os.listdir(path):
+            synced.append((node.frozen, node.held))
+        fsync_dir(path)
+
+    monkeypatch.setattr(atomic, "fsync_dir", sync)
+    node.criu = criu_fails
+    dump(node)
+    assert synced == []
+    dump(node, stop=True)
+    assert synced == [(False, False)]
+
+
 class Steps:
     """Lets one step of an undo fail, by its number, and counts how many are tried."""
 

@@ -1,14 +1,17 @@
 """Records of stopped containers outlive a disk that fails once, a power cut, a second request."""
 
+import dataclasses
 import os
 from types import SimpleNamespace
 
 import pytest
 
-from crishim.checkpoint import hold, neighbours
+from crishim.checkpoint import heldprocesses, hold, neighbours
 from crishim.checkpoint.held import Held
+from crishim.checkpoint.heldrecord import this_boot
 from crishim.checkpoint.recordfiles import RecordFiles
 from crishim.errors import Busy, Corrupt
+from crishim.kernel import atomic
 from crishim.paths import Paths
 from tests.unit.checkpoint.samples import held_record
 
@@ -65,6 +68,34 @@ async def test_a_note_that_a_power_cut_has_brought_back_undoes_no_stop(held, tmp
     held.load()
     await held.decide(record.sandbox)
     assert held.of_container(record.container) is not None
+
+
+@pytest.mark.parametrize("end", ["it goes on", "somebody restores it"])
+async def test_no_power_cut_brings_back_a_record_whose_connections_waited(
+    held, tmp_path, monkeypatch, end
+):
+    """The node would drop what comes to an address that others may have by then."""
+    fsync_dir, synced = atomic.fsync_dir, []
+
+    def sync(path):
+        synced.append(sorted(os.listdir(path)))
+        fsync_dir(path)
+
+    monkeypatch.setattr(heldprocesses, "thaw", lambda _: None)
+    half = tmp_path / ".a.tar.0123abcd.partial"
+    half.touch()
+    record = held_record(
+        archive=str(tmp_path / "a.tar"),
+        inode=half.stat().st_ino,
+        boot_id=this_boot(),
+        node_hold=hold.HoldRecord(netns="", family="inet", table="crishim_hold_node_5a"),
+    )
+    held._files.write(record.sandbox, dataclasses.replace(record, reservations=""))
+    held.load()
+    monkeypatch.setattr(atomic, "fsync_dir", sync)
+    await (held.decide if end == "it goes on" else held.hand_over)(record.sandbox)
+    assert held.records() == []
+    assert synced == [[]]
 
 
 async def test_a_container_that_was_stopped_meanwhile_is_not_stopped_again(held, tmp_path):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import logging
 from typing import TYPE_CHECKING, TypeVar
 
 from crishim.checkpoint.lanes import Lane, threads
+from crishim.kernel.outlast import outlast
 
 if TYPE_CHECKING:
     import contextlib
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 T = TypeVar("T")
-
-_log = logging.getLogger(__name__)
 
 
 async def unbroken(flow: Coroutine[Any, Any, T]) -> T:
@@ -27,12 +25,12 @@ async def unbroken(flow: Coroutine[Any, Any, T]) -> T:
     into the undo and leave a container frozen.
     """
     task = asyncio.ensure_future(flow)
-    return await _outlast(task, task.cancel)
+    return await outlast(task, task.cancel)
 
 
 async def to_the_end(flow: Coroutine[Any, Any, T]) -> T:
     """Await a flow that no cancellation may reach; the caller's goes on after the flow's end."""
-    return await _outlast(asyncio.ensure_future(flow))
+    return await outlast(asyncio.ensure_future(flow))
 
 
 async def in_thread(
@@ -51,7 +49,7 @@ async def in_thread(
     On cancel: waits for the function's end first, however often; what it returns is lost, so what
         makes something is run by `made_in_thread`.
     """
-    return await _outlast(_begin(function, *args, lane=lane), cancel)
+    return await outlast(_begin(function, *args, lane=lane), cancel)
 
 
 async def made_in_thread(
@@ -68,7 +66,7 @@ async def made_in_thread(
     """
     work = _begin(make, lane=lane)
     try:
-        return await _outlast(work)
+        return await outlast(work)
     finally:
         if not work.cancelled() and work.exception() is None:
             undo.push_async_callback(in_thread, unmake, work.result(), lane=Lane.PAUSE)
@@ -78,20 +76,3 @@ def _begin(function: Callable[..., T], *args: object, lane: Lane) -> asyncio.Fut
     """Hand a call to a lane's threads, with the caller's context (log lines name the call)."""
     call = functools.partial(contextvars.copy_context().run, function, *args)
     return asyncio.get_running_loop().run_in_executor(threads(lane), call)
-
-
-async def _outlast(work: asyncio.Future[T], cancel: Callable[[], object] | None = None) -> T:
-    """Await work; when the caller is cancelled, call `cancel` once and wait for the work's end."""
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        if cancel is not None:
-            cancel()
-        while not work.done():
-            try:
-                await asyncio.wait([work])
-            except asyncio.CancelledError:
-                continue
-        if not work.cancelled() and (error := work.exception()) is not None:
-            _log.debug("failed after its caller had gone", exc_info=error)
-        raise

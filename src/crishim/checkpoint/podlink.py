@@ -78,18 +78,14 @@ class PodLink:
 
     async def _open_inside(self) -> None:
         inside = self.inside
-        self.netlink = await inside.run(Netlink)
-        self._inner.callback(inside.call, self.netlink.close)
-        self.nft = await inside.run(Nft)
-        self._inner.callback(inside.call, self.nft.close)
-        self.announcer = await inside.run(Announcer, INTERFACE)
-        self._inner.callback(self.announcer.close)
+        self.netlink = await inside.made(self._inner, Netlink)
+        self.nft = await inside.made(self._inner, Nft)
+        self.announcer = await inside.made(self._inner, Announcer, INTERFACE)
         # The first conversation of a context is ten times as slow as the following ones.
         await inside.run(self.nft.tables)
 
     async def _open_outside(self) -> None:
-        self.host_netlink = await self.outside.run(Netlink)
-        self._outer.callback(self.outside.call, self.host_netlink.close)
+        self.host_netlink = await self.outside.made(self._outer, Netlink)
         self.host_interface = await self.outside.run(
             self.host_netlink.find_peer,
             self.netns,
@@ -98,14 +94,12 @@ class PodLink:
         )
         master = await self.outside.run(self.host_netlink.master, self.host_interface)
         self.host_device = master or self.host_interface
-        self.tap = await self.outside.run(Tap, self.host_interface)
-        self._outer.callback(self.tap.close)
+        self.tap = await self.outside.made(self._outer, Tap, self.host_interface)
 
     async def open_host_nft(self) -> Nft:
         """Return libnftables for the node's side, warm; the first call makes it."""
         if self._host_nft is None:
-            self._host_nft = await self.outside.run(Nft)
-            self._outer.callback(self.outside.call, self._host_nft.close)
+            self._host_nft = await self.outside.made(self._outer, Nft)
             await self.outside.run(self._host_nft.tables)
         return self._host_nft
 

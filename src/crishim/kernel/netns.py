@@ -14,17 +14,26 @@ import errno
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Protocol, Self, TypeVar
 
 from crishim.errors import NotFound, Precondition
+from crishim.kernel.outlast import outlast
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Callable
 
 _CLONE_NEWNET = 0x40000000
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+
+class _Closes(Protocol):
+    def close(self) -> object: ...
+
+
+_C = TypeVar("_C", bound=_Closes)
 
 
 class NetnsThread:
@@ -57,9 +66,25 @@ class NetnsThread:
     async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run `function` in the namespace; its result or exception is this call's.
 
-        On cancel: a function that has begun runs to its end all the same.
+        On cancel: a function that has begun is waited for, because what follows may undo it in
+            another thread; one that has not begun never runs. What makes something is run by
+            `made`.
         """
-        return await asyncio.wrap_future(self._executor.submit(function, *args, **kwargs))
+        work = self._executor.submit(function, *args, **kwargs)
+        return await outlast(asyncio.wrap_future(work), work.cancel)
+
+    async def made(self, undo: contextlib.ExitStack, make: Callable[..., _C], *args: object) -> _C:
+        """Make something in the namespace that `undo` closes there, before this thread.
+
+        On cancel: as `run`; what was made all the same is `undo`'s.
+        """
+
+        def inside() -> _C:
+            thing = make(*args)
+            undo.callback(self.call, thing.close)
+            return thing
+
+        return await self.run(inside)
 
     def close(self) -> None:
         """Let go of the namespace when the thread has done what it is doing; blocks until then.
@@ -78,15 +103,7 @@ class NetnsThread:
         """
         last = self._executor.submit(int)
         self._executor.shutdown(wait=False)
-        waiting = asyncio.ensure_future(asyncio.wrap_future(last))
-        cancelled = False
-        while not waiting.done():
-            try:
-                await asyncio.wait([waiting])
-            except asyncio.CancelledError:
-                cancelled = True
-        if cancelled:
-            raise asyncio.CancelledError
+        await outlast(asyncio.wrap_future(last))
 
 
 def _enter(path: str | None) -> None:

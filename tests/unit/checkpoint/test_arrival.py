@@ -1,6 +1,8 @@
 """An address on its way to a pod: whatever step of its undo or release fails, the next is right."""
 
+import asyncio
 import json
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +15,8 @@ from crishim.checkpoint.placement import placed
 from crishim.checkpoint.sandboxes import Arrival, Sandboxes
 from crishim.errors import Busy, Precondition, ToolFailed, Unavailable
 from crishim.ids import SandboxId
+from crishim.kernel import netns
+from crishim.kernel.netns import NetnsThread
 from crishim.paths import Paths
 from tests.unit.checkpoint.samples import held_record
 
@@ -76,6 +80,7 @@ class Scene:
         )  # fmt: skip
         self.sandboxes._files.write(TARGET, plan)
         arrival = Arrival(self.sandboxes, self.held, self.hold, plan=plan, source=SOURCE)
+        self.arrival = arrival
         await arrival.begin()
         self.done.clear()
         return arrival
@@ -121,6 +126,41 @@ async def test_no_restore_begins_while_an_undo_cannot_be_finished(scene):
     await scene.sandboxes.recover(TARGET, arrived=False)
     assert scene.sandboxes.unfinished == []
     assert await scene.arrives_anew()
+
+
+async def test_an_address_that_is_being_given_is_taken_back_after_that(tmp_path, monkeypatch):
+    """The caller goes away while a thread waits for the kernel: its end comes before the undo."""
+    real = address.apply, address.put_back
+    scene = Scene(tmp_path, monkeypatch)
+    for step in real:
+        monkeypatch.setattr(address, step.__name__, step)
+    given, may_end = threading.Event(), threading.Event()
+
+    def give(netlink, record):
+        given.set()
+        assert may_end.wait(5)
+        scene.done.append("given")
+
+    monkeypatch.setattr(netns, "_enter", lambda path: None)
+    monkeypatch.setattr(address, "_change_pod", give)
+    monkeypatch.setattr(address, "_restore_pod", lambda _: scene.done.append("taken back"))
+    for name in ("_change_host", "_restore_neighbours", "_restore_routes", "_remove_table"):
+        monkeypatch.setattr(address, name, lambda *_: None)
+    async with NetnsThread("/nope") as inside, NetnsThread(None) as outside:
+        scene.hold.link = SimpleNamespace(
+            inside=inside, outside=outside, netlink=None, host_netlink=None
+        )
+        beginning = asyncio.ensure_future(scene.begun())
+        while not given.is_set():
+            await asyncio.sleep(0.001)
+        beginning.cancel()
+        asyncio.get_running_loop().call_later(0.05, may_end.set)
+        with pytest.raises(asyncio.CancelledError):
+            await beginning
+        await scene.arrival.undo()
+    assert [step for step in scene.done if step != "close"] == [
+        "given", "end_closed", "taken back", "abandon", "keep_again",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("failing", RELEASE)

@@ -111,8 +111,9 @@ def late(pids: Sequence[int]) -> None:
 def listed(workspace: Workspace) -> dict[Path, dict[str, int]]:
     """Return the inode of each link that CRIU has made, by its path below each directory."""
     found: dict[Path, dict[str, int]] = {}
-    for number, directory in enumerate((workspace.path / "places").read_bytes().splitlines()):
-        lines = (workspace.path / f"links.{number}").read_bytes().splitlines()
+    directories = (workspace.path / "places").read_bytes().split(b"\n")[:-1]
+    for number, directory in enumerate(directories):
+        lines = (workspace.path / f"links.{number}").read_bytes().split(b"\n")
         matches = (_LINE.fullmatch(line) for line in lines)
         links = {os.fsdecode(match[2]): int(match[1]) for match in matches if match}
         found[Path(os.fsdecode(directory))] = links

@@ -191,7 +191,7 @@ def _shared(archive: ArchiveReader, pid: int) -> frozenset[str]:
 
 def _of_proc(task: Path) -> ThreadRights:
     fields = {}
-    for line in (task / "status").read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in (task / "status").read_bytes().decode(errors="replace").split("\n"):
         key, _, value = line.partition(":")
         fields[key] = value.split()
 

@@ -88,7 +88,7 @@ def _table(name: str) -> Iterator[list[str]]:
     """Yield the words of each line below the heading of a table of sockets."""
     with contextlib.suppress(FileNotFoundError):
         text = Path("/proc/thread-self/net", name).read_text(encoding="ascii")
-        yield from (line.split() for line in text.splitlines()[1:])
+        yield from (line.split() for line in text.split("\n")[1:] if line)
 
 
 def locks(pids: Collection[int]) -> list[Loss]:

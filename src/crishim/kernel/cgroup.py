@@ -68,7 +68,7 @@ def is_frozen(directory: Path) -> bool:
         events = (directory / "cgroup.events").read_text(encoding="ascii")
     except FileNotFoundError as error:
         raise NotFound(f"the cgroup {directory} is gone") from error
-    return "frozen 1" in events.splitlines()
+    return "frozen 1" in events.split("\n")
 
 
 def thaw(directory: Path) -> None:

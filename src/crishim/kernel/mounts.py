@@ -73,7 +73,8 @@ class Overlay:
 
 def parse_mountinfo(table: bytes) -> list[Mount]:
     """Read the text of a mountinfo file; lines come in the order of the kernel's list."""
-    return [_parse_line(line) for line in table.splitlines() if line]
+    # Only at line feeds, which the kernel escapes; a name may hold whatever else could end a line.
+    return [_parse_line(line) for line in table.split(b"\n") if line]
 
 
 def read_mounts(pid: int | None = None) -> list[Mount]:
@@ -194,7 +195,7 @@ def _parse_line(line: bytes) -> Mount:
         root=_unescape(root),
         mount_point=_unescape(mount_point),
         options=tuple(options.decode().split(",")),
-        fs_type=fs_type.decode(),
+        fs_type=os.fsdecode(fs_type),
         source=_unescape(source),
         super_options=tuple(os.fsdecode(super_options).split(",")),
     )

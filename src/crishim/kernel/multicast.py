@@ -147,7 +147,7 @@ def _parse_igmp(text: str) -> list[Group]:
     """Read /proc/net/igmp: a line per interface, below it one per group, as a number."""
     found: list[Group] = []
     interface = ""
-    for line in text.splitlines()[1:]:
+    for line in text.split("\n")[1:]:
         words = line.split()
         if not line.startswith("\t"):
             # The colon after the name stands apart only where the name is short.
@@ -160,7 +160,7 @@ def _parse_igmp(text: str) -> list[Group]:
 
 def _parse_igmp6(text: str) -> list[Group]:
     """Read /proc/net/igmp6: a line per group."""
-    lines = [line.split() for line in text.splitlines()]
+    lines = [line.split() for line in text.split("\n")]
     return [
         Group(family=socket.AF_INET6, interface=words[1], address=bytes.fromhex(words[2]))
         for words in lines

@@ -76,7 +76,7 @@ def bound_sockets(pid: int, pids: Collection[int]) -> list[tuple[int, str]]:
                 owners.setdefault(match[1], owner)
     found = []
     with looking_into(pid):
-        for line in Path(f"/proc/{pid}/net/unix").read_bytes().splitlines()[1:]:
+        for line in Path(f"/proc/{pid}/net/unix").read_bytes().split(b"\n")[1:]:
             fields = os.fsdecode(line).split(maxsplit=7)
             if len(fields) == 8 and fields[7].startswith("/") and fields[6] in owners:
                 found.append((owners[fields[6]], fields[7]))
@@ -98,8 +98,8 @@ def _descriptors(pid: int) -> Iterator[OpenLink]:
         if target.startswith(_UNNAMED):
             continue
         with looking_into(pid):
-            text = Path(f"/proc/{pid}/fdinfo/{name}").read_text(encoding="ascii", errors="replace")
-            info = dict(line.partition(":")[::2] for line in text.splitlines())
+            text = Path(f"/proc/{pid}/fdinfo/{name}").read_bytes().decode("ascii", "replace")
+            info = dict(line.partition(":")[::2] for line in text.split("\n"))
             yield OpenLink(
                 what=f"descriptor {name}",
                 link=f"/proc/{pid}/fd/{name}",

@@ -208,7 +208,7 @@ def memory_bytes(pids: Iterable[int]) -> int:
 
 def rollup_bytes(text: str) -> dict[str, int]:
     """Read the figures of a smaps_rollup."""
-    lines = (line.split(":", 1) for line in text.splitlines()[1:] if line.endswith("kB"))
+    lines = (line.split(":", 1) for line in text.split("\n")[1:] if line.endswith("kB"))
     return {name: int(value.split()[0]) << 10 for name, value in lines}
 
 
@@ -244,9 +244,14 @@ def memory_policies(pid: int) -> set[str]:
     """
     found: set[str] = set()
     with looking_into(pid):
-        lines = Path(f"/proc/{pid}/numa_maps").read_text(encoding="utf-8", errors="replace")
-        found.update(line.split(None, 2)[1] for line in lines.splitlines())
+        found = policies(Path(f"/proc/{pid}/numa_maps").read_bytes())
     return found - {"default"}
+
+
+def policies(table: bytes) -> set[str]:
+    """Read the policies of a numa_maps; names of files, which it has too, end no line."""
+    lines = [line.split(b" ", 2) for line in table.split(b"\n")]
+    return {words[1].decode(errors="replace") for words in lines if len(words) > 1}
 
 
 def nameless_files(pids: Iterable[int]) -> list[NamelessFile]:

@@ -106,6 +106,7 @@ def set_timer_slack(pid: int, slack_ns: int) -> None:
 
 def _lines(path: str) -> list[str]:
     try:
-        return Path(path).read_text(encoding="ascii", errors="replace").splitlines()
+        text = os.fsdecode(Path(path).read_bytes())
     except OSError:
         return []
+    return [line for line in text.split("\n") if line]

@@ -41,7 +41,7 @@ def criu_errors(log: Path, *, lines: int = 4) -> str:
     Args: lines: how many at the most.
     Returns: "" when there is no log or it holds no error.
     """
-    return "; ".join(collections.deque(_criu_errors(_tail(log).splitlines()), lines))
+    return "; ".join(collections.deque(_criu_errors(_tail(log).split("\n")), lines))
 
 
 def is_lasting(log: Path) -> bool:
@@ -53,7 +53,7 @@ def is_lasting(log: Path) -> bool:
     Args: log: of one run, from its beginning.
     """
     lasting = False
-    with contextlib.suppress(FileNotFoundError), log.open(errors="replace") as lines:
+    with contextlib.suppress(FileNotFoundError), log.open(errors="replace", newline="\n") as lines:
         for error in _criu_errors(lines):
             if _TRANSIENT.search(error) or _TRANSIENT_NUMBER.match(error):
                 return False
@@ -71,7 +71,7 @@ def _criu_errors(lines: Iterable[str]) -> Iterator[str]:
 def runc_error(log: Path) -> str:
     """Return the message of the last error in a runc log of format json; "" if there is none."""
     message = ""
-    for line in _tail(log).splitlines():
+    for line in _tail(log).split("\n"):
         try:
             entry = json.loads(line)
         except ValueError:

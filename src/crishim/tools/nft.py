@@ -152,7 +152,7 @@ class Nft:
             error: bytes = self._library.nft_ctx_get_error_buffer(self._context)
         if status != 0:
             # nft quotes the whole of our text below each complaint.
-            lines = error.decode(errors="replace").splitlines()
+            lines = error.decode(errors="replace").split("\n")
             complaints = [line for line in lines if "Error:" in line]
             raise ToolFailed("nft", 1, details="; ".join(complaints[:3]))
         return output.decode(errors="replace")
@@ -160,7 +160,7 @@ class Nft:
     def tables(self) -> list[tuple[str, str]]:
         """Return family and name of every table in the namespace."""
         # Not as JSON: nftables 1.0.6 writes freed memory there for tables with an owner.
-        words = [line.split() for line in self.run("list tables").splitlines()]
+        words = [line.split() for line in self.run("list tables").split("\n")]
         return [(line[1], line[2]) for line in words if line[:1] == ["table"]]
 
     def remove(self, family: str, *tables: str) -> None:

@@ -99,3 +99,9 @@ def test_lines_that_a_container_has_forged_name_nothing(workspace):
         b"  12 ./a/link_remap.3\n 13 /etc/link_remap.1\n14 ./x/link_remap.1.tar\n./a\n15 ./b\n"
     )
     assert remaps.listed(workspace) == {Path("/upper"): {"a/link_remap.3": 12}}
+
+
+def test_a_carriage_return_ends_no_name(workspace):
+    (workspace.path / "places").write_bytes(b"/up\rper\n")
+    (workspace.path / "links.0").write_bytes(b"12 ./a\rb/link_remap.3\n")
+    assert remaps.listed(workspace) == {Path("/up\rper"): {"a\rb/link_remap.3": 12}}

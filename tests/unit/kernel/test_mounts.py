@@ -17,6 +17,13 @@ def test_parse_undoes_the_escapes():
     assert second.options == ("rw", "nosuid")
 
 
+def test_a_name_may_hold_what_is_no_line_end():
+    table = b"1 0 0:1 /a\rb /data/a\rb rw - fuse.\xff none rw\n2 0 0:1 / / rw - tmpfs none rw\n"
+    first, second = mounts.parse_mountinfo(table)
+    assert (first.root, first.mount_point) == ("/a\rb", "/data/a\rb")
+    assert second.mount_point == "/"
+
+
 def test_optional_fields_do_not_shift_the_rest():
     last = mounts.parse_mountinfo(TABLE)[-1]
     assert (last.fs_type, last.source, last.root) == ("ext4", "/dev/sda1", "/sub")

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from crishim.errors import Precondition
-from crishim.kernel import cgroup, procs
+from crishim.kernel import cgroup, openlinks, procs
 
 
 @pytest.fixture
@@ -94,3 +95,15 @@ def test_a_cgroup_that_cannot_be_read_is_not_an_empty_one(tmp_path, no_descripto
 
 def test_a_cgroup_that_is_gone_has_no_processes(tmp_path):
     assert cgroup.processes(Path(tmp_path, "gone")) == []
+
+
+def test_policies_of_memory_are_read_past_any_name_of_a_file():
+    table = b"7f0000 default file=/lib/a\rb mapped=3\n7f1000 bind:0 anon=1\n"
+    assert procs.policies(table) == {"default", "bind:0"}
+
+
+def test_a_socket_at_an_odd_path_is_found_there(tmp_path):
+    path = str(tmp_path / "a\rb\x0cc")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        assert (os.getpid(), path) in openlinks.bound_sockets(os.getpid(), [os.getpid()])

@@ -76,7 +76,7 @@ async def check() -> Finding:
         return error("criu.check", f"`criu check` cannot be run: {problem.brief}", cure=_INSTALL)
     if done.exit_status == 0:
         return ok("criu.check", "`criu check` is content")
-    lines = (done.stdout + done.stderr).decode(errors="replace").splitlines()
+    lines = (done.stdout + done.stderr).decode(errors="replace").split("\n")
     errors = [line.partition("): ")[2] for line in lines if line.startswith("Error")]
     return error(
         "criu.check",
@@ -137,7 +137,7 @@ def override_file(name: str, path: Path, *, wins: bool) -> Finding:
 
 
 def _options(text: str) -> frozenset[str]:
-    words = (line.partition("#")[0].split() for line in text.splitlines())
+    words = (line.partition("#")[0].split() for line in text.split("\n"))
     return frozenset(line[0].lstrip("-") for line in words if line)
 
 

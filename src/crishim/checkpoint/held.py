@@ -340,6 +340,9 @@ class Held:
 
     async def _look_after(self, sandbox: SandboxId, *, gone: bool, wait_s: float) -> None:
         record = self._records[sandbox]
+        if sandbox not in self._undecided and record.boot_id != heldrecord.this_boot():
+            await self._in_this_boot(record)  # it was read late, or failed at the start
+            record = self._records[sandbox]
         if record.waited_s > wait_s and sandbox not in self._restoring:
             await self.give_up(sandbox, f"nobody restored them within {wait_s:g} s")
         left = self._records.get(sandbox)

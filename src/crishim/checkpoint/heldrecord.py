@@ -88,6 +88,8 @@ class HeldRecord:
     @property
     def waited_s(self) -> float:
         """How long the connections have waited, as far as this boot knows."""
+        if self.boot_id != this_boot():
+            return 0.0
         return max(0, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self.stopped_at_boot_ns) / 1e9
 
 

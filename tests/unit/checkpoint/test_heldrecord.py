@@ -61,8 +61,11 @@ def test_a_file_of_another_device_is_another_file(record, tmp_path):
 def test_waiting_is_not_counted_by_the_wall_clock(record):
     """Which somebody may set: the connections would be let go at once, or never."""
     now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    record = replace(record, stopped_at_ns=0, stopped_at_boot_ns=now_ns - 5_000_000_000)
+    since_ns = now_ns - 5_000_000_000
+    record = replace(record, stopped_at_ns=0, stopped_at_boot_ns=since_ns)
+    record = replace(record, boot_id=heldrecord.this_boot())
     assert 5 <= record.waited_s < 60
+    assert replace(record, boot_id="another", stopped_at_boot_ns=0).waited_s == 0
 
 
 def test_connections_that_were_handed_over_do_not_wait(record):

@@ -288,6 +288,22 @@ async def test_a_reboot_lets_connections_wait_on_behind_a_hold_of_the_node(node,
     assert node.held.records() == [record]
 
 
+async def test_a_record_of_another_boot_that_is_read_late_waits_as_others_do(node, kernel):
+    """Counted by the other boot's clock it was let go, or held for ever, and nothing dropped."""
+    node.stopped(boot_id="an earlier one", stopped_at_boot_ns=0, frozen=False)
+    record = node.paths.held / "5a.json"
+    record.rename(node.path / "refused")
+    record.mkdir()
+    await node.start()
+    record.rmdir()
+    (node.path / "refused").rename(record)
+    node.held.load_refused()
+    await node.held.sweep(["5a"], wait_s=1)
+    (read,) = node.held.records()
+    assert read.waiting and read.boot_id == this_boot()
+    assert set(kernel.dropped) == {"crishim_hold_node_5a"}
+
+
 async def test_rules_of_the_node_that_somebody_flushed_are_set_again(node, kernel):
     standing = hold.HoldRecord(netns="", family="inet", table="crishim_hold_node_5a")
     node.stopped(node_hold=standing, frozen=False).rename(node.path / "a.tar")

@@ -423,6 +423,8 @@ class Sandboxes:
                     await remove(found)
 
     async def _hand_over(self, record: AddressRecord) -> None:
+        if record.sandbox in self._held.sandboxes():
+            return  # its own container was stopped since: the address may have gone on from here
         source = self._held.of_addresses(record.preserved.global_addresses)
         if source is not None and source.sandbox != record.sandbox:
             await self._held.hand_over(source.sandbox)

@@ -1,6 +1,7 @@
 """An address on its way to a pod: whatever step of its undo or release fails, the next is right."""
 
 import asyncio
+import dataclasses
 import json
 import threading
 from types import SimpleNamespace
@@ -203,6 +204,27 @@ async def test_a_record_that_was_released_is_never_taken_back(scene):
     scene.done.clear()
     await scene.sandboxes.recover(TARGET, arrived=False)
     assert "put_back" not in scene.done
+
+
+@pytest.mark.parametrize("moved_on", [False, True])
+async def test_connections_that_went_on_from_a_pod_are_not_let_go_for_it(
+    scene, monkeypatch, moved_on
+):
+    """The pod is there still, without its container; the next one with its address was stopped."""
+    arrival = await scene.begun()
+    await arrival.release()
+    scene.done.clear()
+    if moved_on:
+        own = dataclasses.replace(held_record(archive="/b", handed_over=True), sandbox=TARGET)
+        scene.held.committed(own)
+    scene.held.committed(dataclasses.replace(held_record(archive="/a"), sandbox=SOURCE))
+
+    async def both():
+        return [SimpleNamespace(id=TARGET), SimpleNamespace(id=SOURCE)]
+
+    monkeypatch.setattr(scene.sandboxes, "_cri", SimpleNamespace(sandboxes=both))
+    await scene.sandboxes.sweep()
+    assert ("hand_over" in scene.done) is not moved_on
 
 
 async def test_a_pod_can_be_deleted_whatever_fails(scene, monkeypatch):

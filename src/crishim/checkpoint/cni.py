@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crishim.kernel import atomic, files
+
 if TYPE_CHECKING:
     from crishim.ids import SandboxId
 
@@ -57,8 +59,13 @@ class SandboxNetwork:
 
 
 def sandbox_network(sandbox: SandboxId, *, root: Path = ROOT) -> SandboxNetwork:
-    """Return how CNI attached a sandbox's eth0; where no cache says it, an empty answer."""
-    for file in sorted((root / "results").glob(f"*-{sandbox}-eth0")):
+    """Return how CNI attached a sandbox's eth0; where no cache says it, an empty answer.
+
+    Raises: Precondition: nobody can tell whether there is one.
+    """
+    with atomic.storage_errors("cannot list CNI's cached results"):
+        there = files.entries(root / "results")
+    for file in (path for path in there if path.match(f"*-{sandbox}-eth0")):
         try:
             return _network(json.loads(file.read_bytes()), root)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

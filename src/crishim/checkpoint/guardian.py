@@ -223,10 +223,11 @@ def unblock(dump: Path) -> None:
     It blocks in open() on a FIFO that nobody reads, so each is opened and closed: CRIU's next write
     fails, and with it the dump, and the container goes on.
     """
-    for fifo in dump.glob("**/pages-*.img"):
-        with contextlib.suppress(OSError):
-            if fifo.is_fifo():
-                os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+    for directory, _, names in os.walk(dump):
+        for fifo in (Path(directory, name) for name in names):
+            with contextlib.suppress(OSError):
+                if fifo.match("pages-*.img") and fifo.is_fifo():
+                    os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
 
 
 def tool_of(directory: Path) -> int:

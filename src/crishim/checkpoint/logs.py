@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crishim.errors import CrishimError
-from crishim.kernel import tree
+from crishim.kernel import files, tree
 from crishim.kernel.splice import copy_range
 
 if TYPE_CHECKING:
@@ -138,9 +138,9 @@ def keep(work: Path, folder: Path) -> None:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for old in folder.glob("*.log"):
+        for old in _logs(folder):
             old.unlink()
-        for path in work.glob("*.log"):
+        for path in _logs(work):
             shutil.copyfile(path, folder / path.name)
         os.utime(folder)
         folders = [path for path in folder.parent.iterdir() if path.name.startswith(_OURS)]
@@ -153,3 +153,7 @@ def keep(work: Path, folder: Path) -> None:
             tree.remove_tree(old)
         except (CrishimError, OSError) as error:
             _log.warning("the old logs in %s stay: %s", old, error)
+
+
+def _logs(directory: Path) -> list[Path]:
+    return [path for path in files.entries(directory) if path.suffix == ".log"]

@@ -20,6 +20,7 @@ from crishim._proto.criu import images_pb2
 from crishim.checkpoint import criuimages, openables, openfiles, remaps
 from crishim.checkpoint.openables import DELETED, Inside, Named, Obstacle, Place
 from crishim.errors import Corrupt, Unsupported
+from crishim.kernel import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +85,8 @@ def check(directory: Path, source: Source, *, stop: bool) -> None:
 
 def _read(directory: Path, fresh: frozenset[str], carried: frozenset[str]) -> _Images:
     places = {}
-    for path in sorted(directory.glob("mountpoints-*.img")):
+    tables = [path for path in files.entries(directory) if path.match("mountpoints-*.img")]
+    for path in tables:
         for mount in _entries(path, criuimages.MOUNTS_MAGIC, images_pb2.Mount):
             place = "/" + os.fsdecode(mount.mountpoint).removeprefix(".").lstrip("/")
             places[mount.mnt_id] = Place(

@@ -25,7 +25,7 @@ from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.errors import Busy, CrishimError, DeadlineExceeded
-from crishim.kernel import tree
+from crishim.kernel import files, tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -176,7 +176,7 @@ class Preparations:
 
     async def sweep(self) -> None:
         """Remove what an earlier daemon has left."""
-        for path in self._paths.preparations.glob("*"):
+        for path in files.entries(self._paths.preparations):
             if path not in self._live:
                 await _removed(Prepared(path))
 

@@ -29,7 +29,7 @@ from crishim.checkpoint.settle import clear_mounts, settled
 from crishim.checkpoint.words import AddressMode
 from crishim.errors import Corrupt, Unavailable
 from crishim.ids import ContainerId, SandboxId, sandbox_id
-from crishim.kernel import atomic
+from crishim.kernel import atomic, files
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -88,8 +88,11 @@ class Recovery:
         yield "addresses of pods", self.sandboxes.load
         yield "stopped containers", self.held.load
         yield "neighbours of held pods", self._neighbours
-        directories = [self.paths.held, self.paths.sandboxes, *self._restores()]
-        for directory in (*directories, *self.paths.restored.glob("*")):
+        directories = [self.paths.held, self.paths.sandboxes]
+        for several in (self.paths.restores, self.paths.restored):
+            with contextlib.suppress(OSError):  # the next start may look
+                directories += files.entries(several)
+        for directory in directories:
             yield f"half-written files in {directory}", partial(atomic.sweep_unfinished, directory)
 
     def _neighbours(self) -> None:
@@ -103,17 +106,17 @@ class Recovery:
         ids |= {record.container for record in self.held.records()}
         with contextlib.suppress(OSError):  # whoever acts on them says so
             ids |= {work.name for work in self._abandoned.directories()}
-        for directory in self._restores():
-            ids.add(directory.name)
-            with contextlib.suppress(Corrupt, OSError):  # whoever acts on it says why it cannot
-                plan = pending.read(directory)
-                ids |= {plan.sandbox} if plan is not None else set()
+        with contextlib.suppress(OSError):
+            for directory in self._restores():
+                ids.add(directory.name)
+                with contextlib.suppress(Corrupt, OSError):  # whoever acts on it says why it cannot
+                    plan = pending.read(directory)
+                    ids |= {plan.sandbox} if plan is not None else set()
         return ids
 
     def _restores(self) -> list[Path]:
-        with contextlib.suppress(OSError):
-            return [path for path in sorted(self.paths.restores.iterdir()) if path.is_dir()]
-        return []
+        """Return the directories of restores; raise OSError if nobody can tell."""
+        return [path for path in files.entries(self.paths.restores) if path.is_dir()]
 
     @property
     def _abandoned(self) -> Abandoned:

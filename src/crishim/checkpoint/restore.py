@@ -54,7 +54,7 @@ from crishim.checkpoint.settle import Unsettled
 from crishim.checkpoint.words import AddressMode, OnFailure, TcpMode
 from crishim.errors import Busy, CrishimError, NotFound, Precondition, final_refusals
 from crishim.ids import ContainerId, by_prefix, sandbox_id
-from crishim.kernel import tree
+from crishim.kernel import atomic, files, tree
 from crishim.tools import criu
 from crishim.tools import runc as runcs
 
@@ -353,7 +353,7 @@ class Restorer:
 
     async def sweep(self) -> None:
         """Clear up after containers and pods that are gone, whoever removed them."""
-        directories = list(self.paths.restores.glob("*"))
+        directories = files.entries(self.paths.restores)
         left = {item.id for item in await self.cri.containers()}
         for path in directories:
             if path.name not in left and not self.locks.busy(path.name):
@@ -384,8 +384,13 @@ class Restorer:
             await in_thread(tree.remove_tree, directory, lane=Lane.PAUSE)
 
     def _directory_of(self, container: str) -> Path | None:
-        """Return the directory of a container by its id or the first digits; None without one."""
-        found = by_prefix(container, (path.name for path in self.paths.restores.glob("*")))
+        """Return the directory of a container by its id or the first digits; None without one.
+
+        Raises: Precondition: nobody can tell.
+        """
+        with atomic.storage_errors("cannot tell whether a restore waits"):
+            there = files.entries(self.paths.restores)
+        found = by_prefix(container, (path.name for path in there))
         return None if found is None else self.paths.restores / found
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from crishim.errors import Corrupt, CrishimError, InvalidRequest
 from crishim.ids import ContainerId, checkpoint_name, container_id
-from crishim.kernel import atomic, tree
+from crishim.kernel import atomic, files, tree
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -112,7 +112,7 @@ class Restored:
         for pod_uid, container in tuple(self._unwritten):
             self.mark(pod_uid=pod_uid, container=container)
         now = time.monotonic()
-        for path in self._paths.restored.glob("*"):
+        for path in files.entries(self._paths.restored):
             if path.name in pod_uids:
                 self._absent_since.pop(path.name, None)
             elif now - self._absent_since.setdefault(path.name, now) > _ABSENT_S:

@@ -115,7 +115,7 @@ def _distinct(threads: Iterable[tuple[ThreadRights, str]]) -> dict[ThreadRights,
 def _of_running(pid: int) -> Iterator[tuple[ThreadRights, str]]:
     """Yield the rights of each thread of a process, and a title; none of one that is gone."""
     title = procs.title(pid)
-    for task in Path(f"/proc/{pid}/task").glob("*"):
+    for task in procs.thread_directories(pid):
         with contextlib.suppress(OSError):
             yield _of_proc(task), title
 

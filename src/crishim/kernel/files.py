@@ -1,8 +1,9 @@
-"""Whether a file is there: yes, no, or an error; never "no" because nobody could look.
+"""Whether files are there: yes, no, or an error; never "no" because nobody could look.
 
 `Path.exists` says no to a path that it may not look at or that a dead disk does not answer for
 (from Python 3.14 on whatever the error is). Who undoes, removes or starts something because a file
-is absent needs to know which it was.
+is absent needs to know which it was. `Path.glob` finds nothing in a directory that it may not look
+into; from Python 3.13 on whatever the error is.
 """
 
 from __future__ import annotations
@@ -24,3 +25,14 @@ def is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def entries(directory: Path) -> list[Path]:
+    """Return what a directory holds, in the order of names; nothing where there is none.
+
+    Raises: OSError: nobody can tell.
+    """
+    try:
+        return [directory / name for name in sorted(os.listdir(directory))]
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crishim.errors import Precondition
+from crishim.kernel import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -101,9 +102,21 @@ def descendants(pid: int) -> list[int]:
     """Return a process and all that it and its children have started, parents first."""
     found = [pid]
     for parent_id in found:
-        for path in Path(f"/proc/{parent_id}/task").glob("*/children"):
+        for task in thread_directories(parent_id):
             with looking_into(parent_id):
-                found += [int(word) for word in path.read_text(encoding="ascii").split()]
+                text = (task / "children").read_text(encoding="ascii")
+                found += [int(word) for word in text.split()]
+    return found
+
+
+def thread_directories(pid: int) -> list[Path]:
+    """Return the directories in /proc of a process's threads; none when it is gone.
+
+    Raises: Precondition: they cannot be listed.
+    """
+    found: list[Path] = []
+    with looking_into(pid):
+        found = files.entries(Path(f"/proc/{pid}/task"))
     return found
 
 
@@ -125,11 +138,15 @@ def command(pid: int) -> str:
 
 
 def runs(name: str) -> bool:
-    """Return whether any process of the node is of that name, by its `comm`."""
-    for path in Path("/proc").glob("[0-9]*/comm"):
-        with contextlib.suppress(OSError):
-            if path.read_bytes().strip() == os.fsencode(name):
-                return True
+    """Return whether any process of the node is of that name, by its `comm`.
+
+    Raises: OSError, Precondition: nobody can tell.
+    """
+    for process in files.entries(Path("/proc")):
+        if process.name.isdigit():
+            with looking_into(int(process.name)):
+                if (process / "comm").read_bytes().strip() == os.fsencode(name):
+                    return True
     return False
 
 
@@ -317,7 +334,7 @@ def open_links(pid: int) -> Iterator[tuple[str, str]]:
 def thread_ids_inside(pid: int) -> set[int]:
     """Return the ids of a process's threads as its own pid namespace counts them."""
     found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").glob("*"):
+    for task in thread_directories(pid):
         with looking_into(pid):
             found.update(nested_ids(task)[-1:])
     return found

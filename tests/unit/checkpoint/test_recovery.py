@@ -541,3 +541,23 @@ async def test_a_state_of_runc_that_is_torn_lets_nothing_go(node, kernel, half):
     assert frozen(cgroup)
     with pytest.raises(Corrupt):
         await node.held.end("5a")
+
+
+async def test_no_address_is_taken_back_because_nobody_could_list_the_restores(node, monkeypatch):
+    """Its container runs, with the address; an empty list would say that none has arrived."""
+    (node.paths.restores / "c1").mkdir(parents=True)
+
+    class Containers:
+        async def containers(self):
+            return [SimpleNamespace(id="c1", pod_sandbox_id="5a")]
+
+    recovery = Recovery(
+        paths=node.paths, cri=Containers(), records=None, held=node.held,
+        sandboxes=node.sandboxes, restorer=None, pins=None, locks=node.locks,
+        connections_wait_s=60,
+    )  # fmt: skip
+    mend = refuse_list(monkeypatch, node.paths.restores)
+    with pytest.raises(OSError, match="Input/output"):
+        await recovery._by_sandbox()
+    mend()
+    assert await recovery._by_sandbox() == {"5a": [node.paths.restores / "c1"]}

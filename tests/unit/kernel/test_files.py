@@ -2,7 +2,7 @@
 
 import pytest
 
-from crishim.kernel.files import is_there
+from crishim.kernel.files import entries, is_there
 
 
 def test_there_or_not(tmp_path):
@@ -17,3 +17,12 @@ def test_there_or_not(tmp_path):
 def test_nobody_knows(tmp_path):
     with pytest.raises(OSError, match="too long"):
         is_there(tmp_path / ("n" * 300))
+
+
+def test_what_a_directory_holds(tmp_path):
+    (tmp_path / "b").touch()
+    (tmp_path / "a").mkdir()
+    assert entries(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+    assert entries(tmp_path / "absent") == entries(tmp_path / "b") == []
+    with pytest.raises(OSError, match="too long"):
+        entries(tmp_path / ("n" * 300))

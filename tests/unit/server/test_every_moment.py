@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import secrets
 from types import SimpleNamespace
@@ -183,6 +184,27 @@ async def test_a_start_cancelled_at_every_moment_goes_on_to_its_end(scene) -> No
         assert scene.node.flows.restored.before(pod_uid=scene.pod.metadata.uid, container="counter")
         await scene.node.remove_pod(scene.pod)
         await scene.node.relay.calls.until_finished()
+
+
+async def test_a_start_is_no_cold_one_because_nobody_could_look(scene, monkeypatch) -> None:
+    """EACCES is what Path.glob swallows on every Python, and from 3.13 on all others too."""
+    scene.next_pod()
+    container = await scene.created()
+    with monkeypatch.context() as patched:
+        for name in ("listdir", "scandir"):
+            real = getattr(os, name)
+
+            def refused(path=".", real=real):
+                if str(path) == str(scene.node.paths.restores):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+                return real(path)
+
+            patched.setattr(os, name, refused)
+        assert isinstance(await ended(scene.starting(container)), Exception)
+    assert container not in scene.node.containerd.revived
+    assert scene.node.flows.restorer.waits(container)
+    await scene.starting(container)
+    assert scene.node.containerd.revived[-1] == container
 
 
 @pytest.mark.parametrize("begin", [Create, Start])

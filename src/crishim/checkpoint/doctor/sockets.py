@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from crishim.checkpoint.doctor.finding import Finding, error, ok, warning
+from crishim.kernel import files
 
 _KUBELET_DEFAULT = "unix:///run/containerd/containerd.sock"
 _KUBELET_FLAG = "--container-runtime-endpoint"
@@ -79,7 +80,7 @@ def kubelet(proc: Path, socket: Path) -> Finding:
 
 def _kubelet_endpoint(proc: Path) -> str | None:
     """Return the runtime endpoint of the kubelet that runs; None without one."""
-    for process in proc.glob("[0-9]*"):
+    for process in files.entries(proc):
         try:
             words = (process / "cmdline").read_text(encoding="utf-8").split("\0")
         except (OSError, UnicodeDecodeError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from crishim.checkpoint import pending
 from crishim.checkpoint.doctor.finding import Finding, error, ok, warning
+from crishim.kernel import files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +66,7 @@ def wrappers(paths: Paths) -> Finding:
         )
     broken = [
         f"{directory.name[:13]} ({what})"
-        for directory in sorted(paths.restores.glob("*"))
+        for directory in files.entries(paths.restores)
         if (what := _damage(directory))
     ]
     if broken:

@@ -487,6 +487,19 @@ class Held:
         """The sandboxes whose stopped container nobody knows enough about."""
         return list(self._undecided)
 
+    @property
+    def unended(self) -> list[SandboxId]:
+        """The sandboxes with a stopped container to be looked at again, or to be ended by us.
+
+        A kubelet's is ended by the kubelet, and one with a doubtful archive by whoever stops it.
+        """
+        ours = (
+            record.sandbox
+            for record in self._records.values()
+            if record.frozen and not record.kubelet and not record.doubtful
+        )
+        return list(dict.fromkeys([*self._undecided, *ours]))
+
     async def _goes_on(self, record: HeldRecord) -> None:
         """Let a container go on that was to be stopped: its archive has never appeared.
 

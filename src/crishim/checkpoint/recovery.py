@@ -155,7 +155,8 @@ class Recovery:
             for sandbox in {*self.held.sandboxes(), *self._unsettled}:
                 group.create_task(self._deal_with(sandbox))
             for work in works:
-                group.create_task(self._dump(work, wait=True))
+                if self.held.of_container(work.name) is None:  # otherwise it is `_finish`'s
+                    group.create_task(self._dump(work, wait=True))
             await self._until_done(self._strays, "holds without an owner")
             await self._until_done(self.pins.reconcile, "pinned images")
             await self._until_done(self._wrappers, "wrappers of restored containers")
@@ -185,8 +186,9 @@ class Recovery:
     async def _dumps_again(self) -> None:
         for work in self._abandoned.directories():
             await self._dump(work, wait=False)
-        for sandbox in self.held.undecided:
-            await self._finish(sandbox)
+        for sandbox in self.held.unended:
+            if not self.locks.busy_in(sandbox):  # its own dump ends it, perhaps after a restore
+                await self._finish(sandbox)
 
     async def _look_after(self) -> None:
         await self._attempt(self.restorer.sweep(), "containers that are gone")

@@ -1,6 +1,7 @@
 """A start with whatever is found on disk: it serves, and what is right is done all the same."""
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from crishim.checkpoint import hold, neighbours, patience
+from crishim.checkpoint import heldrecord, hold, neighbours, patience
 from crishim.checkpoint.held import Held
 from crishim.checkpoint.heldrecord import encode, this_boot
 from crishim.checkpoint.keeping import Policy
@@ -380,6 +381,83 @@ async def test_a_whole_archive_ends_its_source_after_a_crash(node, monkeypatch, 
     assert ended == ["d1"]
     assert not frozen(cgroup)
     assert [record.frozen for record in node.held.records()] == [False]
+
+
+class Ended:
+    """Which stopped containers were ended; the first attempts fail as they are told to."""
+
+    def __init__(self, monkeypatch, *errors):
+        self.errors, self.sandboxes = list(errors), []
+        monkeypatch.setattr(Held, "end", lambda held, sandbox: self.end(sandbox))
+        monkeypatch.setattr(Recovery, "_look_after", nothing)
+
+    async def end(self, sandbox):
+        if self.errors:
+            raise self.errors.pop(0)
+        self.sandboxes.append(sandbox)
+
+
+async def nothing(*_, **__):
+    """Need no containerd."""
+
+
+async def test_a_disk_that_answers_late_still_has_its_source_ended(node, monkeypatch):
+    """The dump's own clean-up decided that its archive was whole, and nobody ended it then."""
+    node.dump()
+    node.stopped(kubelet=False).rename(node.path / "a.tar")
+    ended = Ended(monkeypatch)
+    with monkeypatch.context() as broken:
+        broken.setattr(heldrecord, "standing", lambda _: 1 / 0)
+        await node.start()
+        assert node.held.undecided == ["5a"]
+        broken.setattr(heldrecord, "standing", lambda _: heldrecord.Standing.UNKNOWN)
+        await node.recovery.tend()
+    assert ended.sandboxes == []
+    await node.recovery.tend()
+    assert ended.sandboxes == ["5a"]
+    assert list(node.paths.dumps.iterdir()) == []
+
+
+async def test_an_end_that_fails_once_is_tried_again(node, monkeypatch):
+    node.stopped(kubelet=False).rename(node.path / "a.tar")
+    ended = Ended(monkeypatch, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    await node.start()
+    await node.recovery._deal_with("5a")
+    assert node.recovery.restless
+    await node.recovery.tend()
+    assert ended.sandboxes == ["5a"]
+    assert not node.recovery.restless
+
+
+@pytest.mark.parametrize("why", ["kubelet", "doubtful", "its dump is at work"])
+async def test_a_source_that_is_not_ours_to_end_is_left_alone(node, monkeypatch, why):
+    node.stopped(kubelet=why == "kubelet", doubtful=why == "doubtful").rename(node.path / "a.tar")
+    ended = Ended(monkeypatch)
+    await node.start()
+    with contextlib.ExitStack() as stack:
+        if why == "its dump is at work":
+            stack.enter_context(node.locks.hold("d1", "checkpoint", sandbox="5a"))
+        await node.recovery.tend()
+    assert ended.sandboxes == []
+
+
+async def test_one_clean_up_of_a_dump_does_not_keep_another_from_ending_its_source(
+    node, monkeypatch
+):
+    """Two were at work on the same directory: the second found it gone, and ended nothing."""
+    node.dump()
+    node.stopped(kubelet=False).rename(node.path / "a.tar")
+    ended = Ended(monkeypatch)
+    cri = SimpleNamespace(containers=no_containers)
+    recovery = replace(node.recovery, cri=cri, pins=SimpleNamespace(reconcile=nothing))
+    recovery.load()
+    await recovery.run()
+    assert ended.sandboxes == ["5a"]
+    assert list(node.paths.dumps.iterdir()) == []
+
+
+async def no_containers():
+    return []
 
 
 async def test_a_source_that_a_kubelet_is_to_stop_stays_frozen(node, monkeypatch):

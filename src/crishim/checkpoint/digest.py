@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
+from crishim.checkpoint.quiet import between_pieces
 from crishim.errors import Corrupt
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def digest_range(
     view = memoryview(bytearray(min(_CHUNK_BYTES, max(size, 1))))
     end = offset + size
     while offset < end:
+        between_pieces()
         count = os.preadv(fd, [view[: end - offset]], offset)
         if count == 0:
             raise Corrupt("the archive is truncated")

@@ -35,6 +35,7 @@ from crishim.checkpoint import preflight, resolve
 from crishim.checkpoint.flow import in_thread, to_the_end
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.memory import MemoryDump, Written
+from crishim.checkpoint.quiet import Quiet
 from crishim.checkpoint.ready import Preparation
 from crishim.checkpoint.request import DumpResult
 from crishim.checkpoint.undo import Undo
@@ -69,6 +70,7 @@ class Dump:
         self._operation = operation
         self._phases = phases
         self._made = Preparation(shared, source, request, phases=phases)
+        self._quiet = Quiet()
         self._pids: list[int] = []
 
     async def run(self) -> DumpResult:
@@ -86,6 +88,7 @@ class Dump:
             if not stop:
                 with step("resume", deadline=False):
                     await self._thaw()
+                    self._quiet.end()
                     ready.gate.close()
                     await self._made.connections.release()
             with step("pack", deadline=stop):
@@ -110,6 +113,8 @@ class Dump:
         ready.guardian.check()
         # Registered first: a cancelled or failed pause may have frozen the container all the same.
         undo.push_async_callback(self._thaw)
+        undo.callback(self._quiet.end)
+        self._quiet.begin()
         self._pids = await self._made.freezer.freeze(self._made.workspace)
         # A session that was prepared earlier may have begun while queues were run empty.
         await in_thread(preflight.sessions, self._source, self._pids, lane=Lane.PAUSE)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import enum
 import functools
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 _BULK_NICE = 10
+_of_thread = threading.local()
 
 
 class Lane(enum.Enum):
@@ -20,7 +22,7 @@ class Lane(enum.Enum):
 
     ORDINARY: short work, such as a record that is read or written.
     BULK: what reads or writes a container's worth of bytes, and whatever else may take seconds
-        while nobody is frozen. It gives way to the rest of the node.
+        while nobody is frozen. It gives way to the rest of the node, and to pauses (`quiet`).
     PAUSE: what runs while a container is frozen, thaws it, or undoes something.
     """
 
@@ -53,3 +55,9 @@ def give_way() -> None:
     """
     own = os.getpriority(os.PRIO_PROCESS, 0)
     os.setpriority(os.PRIO_PROCESS, 0, max(own, _BULK_NICE))
+    _of_thread.gives_way = True
+
+
+def gives_way() -> bool:
+    """Return whether this thread does."""
+    return getattr(_of_thread, "gives_way", False)

@@ -25,6 +25,7 @@ from crishim.checkpoint.layer_read import (
     LayerEntry,
     read_layer,
 )
+from crishim.checkpoint.quiet import between_pieces
 from crishim.errors import Corrupt, Precondition, Unsupported
 from crishim.kernel.atomic import storage_errors
 from crishim.kernel.mounts import Overlay, overlay_from_options
@@ -266,7 +267,10 @@ class _Applier:
             os.ftruncate(fd, entry.size)
             data = entry.data
             for offset, size in entry.extents:
-                if copy_range(self._archive_fd, data, fd, offset, size) != size:
+                copied = copy_range(
+                    self._archive_fd, data, fd, offset, size, between=between_pieces
+                )
+                if copied != size:
                     raise Corrupt("the writable layer in the archive is truncated")
                 data += size
             os.fchown(fd, entry.uid, entry.gid)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from crishim.checkpoint import tarformat
 from crishim.checkpoint.extents import Extents
+from crishim.checkpoint.quiet import between_pieces
 from crishim.errors import Unsupported
 from crishim.kernel.atomic import pwrite_all
 from crishim.kernel.splice import copy_range
@@ -201,7 +202,9 @@ class LayerWriter:
                 self._buffer += bytes(missing)
             else:
                 self.flush()
-                missing = size - copy_range(fd, offset, self._fd, self._offset, size)
+                missing = size - copy_range(
+                    fd, offset, self._fd, self._offset, size, between=between_pieces
+                )
                 self._offset += size - missing
                 self._zeros(missing)
             whole = whole and not missing

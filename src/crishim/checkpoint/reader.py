@@ -20,6 +20,7 @@ from crishim.checkpoint import manifest as manifests
 from crishim.checkpoint.archive import IMAGE_DIRECTORY
 from crishim.checkpoint.digest import digest_range
 from crishim.checkpoint.lanes import give_way
+from crishim.checkpoint.quiet import between_pieces
 from crishim.checkpoint.tarindex import Member, scan
 from crishim.errors import Corrupt, NotFound, Precondition, Unsupported
 from crishim.kernel.atomic import storage_errors
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SMALL_BYTES_MAX = 64 << 20
-_STEP_BYTES = 64 << 20
+_STEP_BYTES = 8 << 20
 _THREADS = 2
 
 
@@ -206,6 +207,7 @@ class ArchiveReader:
         try:
             for done in range(0, member.size, _STEP_BYTES):
                 step()
+                between_pieces()
                 size = min(member.size - done, _STEP_BYTES)
                 if copy_range(self._fd, member.offset + done, fd, done, size) != size:
                     raise Corrupt(f"{self.path} is truncated")

@@ -10,10 +10,15 @@ import contextlib
 import errno
 import fcntl
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _F_SETPIPE_SZ = 1031
 _PIPE_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 30
+_PIECE_BYTES = 8 << 20
 _NO_COPY_FILE_RANGE = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 
 
@@ -41,16 +46,28 @@ def splice_some(pipe_fd: int, out_fd: int, offset: int) -> int | None:
         return None
 
 
-def copy_range(in_fd: int, in_offset: int, out_fd: int, out_offset: int, size: int) -> int:
+def copy_range(
+    in_fd: int,
+    in_offset: int,
+    out_fd: int,
+    out_offset: int,
+    size: int,
+    *,
+    between: Callable[[], None] | None = None,
+) -> int:
     """Copy part of a file into another file.
 
+    Args: between: called before each of the pieces in which it is copied then.
     Returns: bytes copied; fewer than `size` if the source ends before.
     Raises: OSError: as the file systems say.
     """
     done = 0
     copy = _copy_file_range
+    most = _CHUNK_BYTES if between is None else _PIECE_BYTES
     while done < size:
-        want = min(size - done, _CHUNK_BYTES)
+        want = min(size - done, most)
+        if between is not None:
+            between()
         try:
             count = copy(in_fd, in_offset + done, out_fd, out_offset + done, want)
         except OSError as error:

@@ -13,6 +13,7 @@ import selectors
 import struct
 import subprocess
 from collections.abc import Callable, Coroutine
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from crishim.checkpoint.handover import Handovers
 from crishim.checkpoint.held import Held
 from crishim.checkpoint.hold import HoldRecord
 from crishim.checkpoint.keeping import Policy
+from crishim.checkpoint.lanes import Lane, threads
 from crishim.checkpoint.locks import Locks
 from crishim.checkpoint.needed import Needed
 from crishim.checkpoint.phases import Phases
+from crishim.checkpoint.quiet import between_pieces
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.ready import Shared
 from crishim.checkpoint.request import DumpRequest
@@ -92,6 +95,12 @@ class Stepping(Coroutine):
 
     def __await__(self) -> Any:
         raise NotImplementedError
+
+
+def bulk_work_ends(*, within_s: float = 10) -> bool:
+    """Return whether work in a bulk thread does not stand still now."""
+    work = threads(Lane.BULK).submit(between_pieces)
+    return not wait([work], timeout=within_s).not_done
 
 
 class FakeHold:
@@ -369,6 +378,7 @@ class Scene:
         assert not node.guarded
         assert node.discharged or not node.held
         assert not self.locks.busy(ID) and not self.locks.cut_off(SANDBOX)
+        assert bulk_work_ends(), "it stands still although nobody is dumped"
         if record is None:
             assert node.alive and not node.frozen and not node.held, "it does not go on"
             assert on_disk == []

@@ -29,7 +29,15 @@ from crishim.checkpoint.turns import Turns
 from crishim.checkpoint.undo import Undo
 from crishim.errors import AlreadyExists, Busy, CrishimError, NoSpace, Precondition, ToolFailed
 from crishim.kernel import atomic, cgroup
-from tests.unit.checkpoint.dumping import ID, SANDBOX, Node, Scene, Stepping, new_loop
+from tests.unit.checkpoint.dumping import (
+    ID,
+    SANDBOX,
+    Node,
+    Scene,
+    Stepping,
+    bulk_work_ends,
+    new_loop,
+)
 
 STOP = {"stop": True}
 
@@ -179,6 +187,15 @@ def test_the_container_is_stopped_wherever_it_waits(node, options, waits):
     ends = everywhere(node, stop, waits=waits, **options)
     assert ends == {"goes on", "ended" if options else "goes on, archive"}
     assert set(broken) == {False, True}
+
+
+@pytest.mark.parametrize("options", [{}, STOP], ids=["goes on", "stops"])
+def test_bulk_work_stands_still_while_memory_is_written(node, options):
+    ends = []
+    node.criu = lambda _: ends.append(bulk_work_ends(within_s=0.05))
+    scene, _ = dump(node, **options)
+    assert ends == [False]
+    scene.verdict()
 
 
 def criu_fails(_):

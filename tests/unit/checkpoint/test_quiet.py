@@ -1,0 +1,68 @@
+"""What reads and writes archives stands still while a container is frozen, and no longer."""
+
+import threading
+
+import pytest
+
+from crishim.checkpoint import quiet
+from crishim.checkpoint.digest import digest_bytes, digest_range
+from crishim.checkpoint.lanes import Lane, threads
+from crishim.checkpoint.quiet import Quiet, between_pieces
+from crishim.kernel.splice import copy_range
+from tests.unit.checkpoint.dumping import bulk_work_ends
+
+
+@pytest.fixture
+def frozen():
+    """Two containers' times of quiet."""
+    both = Quiet(), Quiet()
+    yield both
+    for each in both:
+        each.end()
+
+
+def test_bulk_work_stands_still_until_the_last_goes_on(frozen, monkeypatch):
+    monkeypatch.setattr(quiet, "STAND_STILL_S", 60)
+    one, other = frozen
+    assert bulk_work_ends()
+    one.begin()
+    other.begin()
+    work = threads(Lane.BULK).submit(between_pieces)
+    one.end()
+    one.end()
+    assert not work.done()
+    assert not bulk_work_ends(within_s=0.05)
+    other.end()
+    work.result(timeout=10)
+
+
+def test_a_pauses_own_work_goes_on(frozen):
+    frozen[0].begin()
+    threads(Lane.PAUSE).submit(between_pieces).result(timeout=10)
+    threads(Lane.ORDINARY).submit(between_pieces).result(timeout=10)
+
+
+def test_a_long_pause_holds_up_nobody_for_ever(frozen, monkeypatch):
+    monkeypatch.setattr(quiet, "STAND_STILL_S", 0.0)
+    frozen[0].begin()
+    threads(Lane.BULK).submit(between_pieces).result(timeout=10)
+
+
+def test_what_verifies_and_what_copies_looks_between_its_pieces(frozen, monkeypatch, tmp_path):
+    monkeypatch.setattr(quiet, "STAND_STILL_S", 60)
+    content = bytes(range(256)) * (9 << 12)
+    (tmp_path / "from").write_bytes(content)
+    begun = threading.Event()
+
+    def work(read, write):
+        begun.set()
+        copied = copy_range(read, 0, write, 0, len(content), between=between_pieces)
+        return copied, digest_range(write, 0, len(content))
+
+    with (tmp_path / "from").open("rb") as read, (tmp_path / "to").open("w+b") as write:
+        frozen[0].begin()
+        working = threads(Lane.BULK).submit(work, read.fileno(), write.fileno())
+        assert begun.wait(10)
+        assert not (tmp_path / "to").stat().st_size
+        frozen[0].end()
+        assert working.result(timeout=10) == (len(content), digest_bytes(content))

@@ -64,15 +64,22 @@ class Gatherer:
         Raises: Unsupported, Precondition: CRIU cannot dump one of them.
         """
         self._thread = await undo.enter_async_context(NetnsThread(self._netns or None))
-        await self._thread.run(self._look, pids)
+        await self._thread.run(self._look, pids, refuse=True)
         self.losses += await in_thread(unkept.memory_policies, pids, lane=Lane.BULK)
 
     async def in_pause(self, pids: Sequence[int]) -> None:
-        """Look at what is new; the processes are frozen. A failure is a loss, and fails nothing."""
+        """Look at what is new; the processes are frozen.
+
+        What cannot be looked for is a loss. So is a socket that would have been refused before the
+        pause, if the container goes on.
+        Raises: Unsupported, Precondition: it does not, and its archive could not be restored.
+        """
         assert self._thread is not None
         try:
             await self._thread.run(self._last_look, pids)
         except (CrishimError, OSError) as error:
+            if self._ends and isinstance(error, CrishimError):
+                raise
             what = f"what CRIU drops could not be looked for ({error})"
             self.losses.append(Loss(kind=Kind.OTHER, what=what))
 
@@ -89,7 +96,7 @@ class Gatherer:
 
     def _last_look(self, pids: Sequence[int]) -> None:
         begun_s = time.monotonic()
-        inodes = self._look(pids)
+        inodes = self._look(pids, refuse=self._ends)
         self.losses += unkept.locks(pids)
         if len(self._sockets) >= _SOCKETS_MAX:
             what = f"options and groups of more than {_SOCKETS_MAX} sockets are lost"
@@ -121,8 +128,11 @@ class Gatherer:
                     reason = str(error)
             self.losses.append(unkept.queue_loss(queue, pid, reason))
 
-    def _look(self, pids: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """Look into sockets that were not seen before; return all of them by inode."""
+    def _look(self, pids: Sequence[int], *, refuse: bool) -> dict[int, tuple[int, int]]:
+        """Look into sockets that were not seen before; return all of them by inode.
+
+        Args: refuse: raise for a socket that CRIU cannot dump or restore; it is told otherwise.
+        """
         if self._defaults is None:
             self._defaults = Defaults()
         found, groups = borrow.sockets(pids), multicast.groups()
@@ -134,6 +144,11 @@ class Gatherer:
                 except OSError as error:
                     if error.errno not in _GONE:
                         self.losses.append(_blind(pid, error))
+                except (Unsupported, Precondition) as error:
+                    if refuse:
+                        raise
+                    self._sockets[inode] = None
+                    self.losses.append(Loss(kind=Kind.OTHER, what=str(error)))
         return found
 
 

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from crishim.checkpoint import guardian, patience, workspace
 from crishim.checkpoint.archive import sweep_partials
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
-from crishim.checkpoint.settle import tools_ended
+from crishim.checkpoint.settle import StillAtWork, tools_ended
 from crishim.errors import Unavailable
 from crishim.kernel import atomic, tree
 
@@ -50,19 +51,24 @@ class Abandoned:
             return [path for path in sorted(self.paths.dumps.iterdir()) if path.is_dir()]
         return []
 
-    async def put_in_order(self, work: Path, *, wait: bool) -> None:
+    async def put_in_order(self, work: Path, *, wait_s: float) -> None:
         """Thaw what a dump has frozen, if that is right, and remove its files.
 
-        Args: wait: for its guardian, which does the same; otherwise nothing is done while somebody
-            is at work there, a dump of ours included.
+        Args: wait_s: how long its guardian, which does the same, and a CRIU are waited for.
+        Raises: StillAtWork: one of them is still, or a dump of ours; nothing is done.
         """
+        until = time.monotonic() + wait_s
         while (lock := await in_thread(atomic.try_lock, work / "lock")) is None:
-            if not wait:
-                return
+            if time.monotonic() >= until:
+                raise StillAtWork(f"somebody works in {work}")
             await asyncio.sleep(_POLL_S)
         try:
             # Thawed before its end, or with its FIFOs removed, it leaves its parasite behind.
-            await tools_ended(work, meanwhile=lambda: guardian.unblock(work))
+            await tools_ended(
+                work,
+                wait_s=until - time.monotonic(),
+                meanwhile=lambda: guardian.unblock(work),
+            )
             if not await self._is_known(work.name):
                 return
             if self.held.of_container(work.name) is None:

@@ -102,10 +102,6 @@ class Recovered:
         self._left.difference_update(ids)
         self._changed.set()
 
-    def all_done(self) -> None:
-        """Let everybody go on."""
-        self.done(*self._left)
-
     async def wait(self, *ids: str, timeout_s: float = _RECOVERY_WAIT_S) -> None:
         """Wait until recovery has dealt with containers and sandboxes; at once for most.
 

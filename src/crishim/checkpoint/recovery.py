@@ -7,7 +7,8 @@ does what needs containerd, and `tend` is repeated. Calls for the containers and
 wait meanwhile (`Locks.recovered`), each until its own sandbox has been dealt with.
 
 Every piece is on its own: one that fails or takes its time costs the others nothing, and `tend`
-tries it again.
+tries it again. A runc or a CRIU that does not end is waited for a moment only, at each attempt; the
+calls for its own container and sandbox wait until it has ended.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ import grpc
 from crishim.checkpoint import address, body, hold, neighbours, pending, strays, wrappers
 from crishim.checkpoint.abandoned import Abandoned
 from crishim.checkpoint.flow import in_thread, to_the_end
-from crishim.checkpoint.settle import clear_mounts, settled
+from crishim.checkpoint.settle import StillAtWork, clear_mounts, settled
 from crishim.checkpoint.words import AddressMode
 from crishim.errors import Corrupt, Unavailable
 from crishim.ids import ContainerId, SandboxId, sandbox_id
 from crishim.kernel import atomic, files
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
     from pathlib import Path
     from typing import Any
 
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from crishim.paths import Paths
 
 _log = logging.getLogger(__name__)
+_TOOLS_S = 5.0
+"""How long a start waits for a tool or a guardian of an earlier daemon, before it goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,7 @@ class Recovery:
     connections_wait_s: float
     _unsettled: dict[SandboxId, list[Path]] = field(default_factory=dict)
     _expected: set[str] = field(default_factory=set)
+    _at_work: dict[str, set[str]] = field(default_factory=dict)
     _failing: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
     _again: dict[str, Callable[[], Coroutine[Any, Any, object]]] = field(default_factory=dict)
@@ -130,12 +134,12 @@ class Recovery:
     async def _dumps(self) -> None:
         """Look at each dump that was left; at none where nobody can list what is at work on one."""
         await self._attempt(self._loaded(), "records on disk")
-        works = self._abandoned.directories()
+        works = self._works()
         with_files = {work.name for work in works}
         without = [r.sandbox for r in self.held.records() if r.container not in with_files]
         await asyncio.gather(
             *(self._decide(sandbox) for sandbox in without),
-            *(self._dump(work, wait=False) for work in works),
+            *(self._dump(work, wait_s=_TOOLS_S) for work in works),
         )
 
     async def run(self) -> None:
@@ -145,7 +149,7 @@ class Recovery:
             to be called again.
         """
         await self._attempt(self._loaded(), "records on disk")
-        works = self._abandoned.directories()
+        works = self._works()
         for directory in self._restores():
             exchange = partial(body.recover, directory, records=self.records)
             await self._until_done(exchange, f"record of container {directory.name[:13]}")
@@ -156,12 +160,12 @@ class Recovery:
                 group.create_task(self._deal_with(sandbox))
             for work in works:
                 if self.held.of_container(work.name) is None:  # otherwise it is `_finish`'s
-                    group.create_task(self._dump(work, wait=True))
+                    group.create_task(self._deal_with_dump(work))
             await self._until_done(self._strays, "holds without an owner")
             await self._until_done(self.pins.reconcile, "pinned images")
             await self._until_done(self._wrappers, "wrappers of restored containers")
             await self._look_after()
-        self.locks.recovered.all_done()
+        self._may_go_on(self._expected)
 
     def _still_left(self) -> set[str]:
         """Return the ids of what `run` deals with; the others are in order by now."""
@@ -178,17 +182,40 @@ class Recovery:
             await self._until_done(step, what)
         await self._attempt(self._dumps_again(), "dumps that were left")
         await self._attempt(self._doubtful(), "restores whose end is not known")
-        for sandbox in {*self._unsettled, *self.sandboxes.unfinished}:
-            if not self.locks.busy_in(sandbox):
-                await self._settle(sandbox)
+        unsettled = {*self._unsettled, *self.sandboxes.unfinished}
+        await asyncio.gather(*(self._settle(sandbox) for sandbox in self._idle(unsettled)))
+        self._may_go_on(self._expected)
         await self._look_after()
 
     async def _dumps_again(self) -> None:
-        for work in self._abandoned.directories():
-            await self._dump(work, wait=False)
-        for sandbox in self.held.unended:
-            if not self.locks.busy_in(sandbox):  # its own dump ends it, perhaps after a restore
-                await self._finish(sandbox)
+        await asyncio.gather(*(self._dump(work) for work in self._works()))
+        # Its own dump ends a container, perhaps after a restore.
+        await asyncio.gather(*(self._finish(item) for item in self._idle(self.held.unended)))
+
+    def _works(self) -> list[Path]:
+        """Return the directories of dumps that are none of ours."""
+        return [work for work in self._abandoned.directories() if not self.locks.busy(work.name)]
+
+    def _idle(self, sandboxes: Iterable[SandboxId]) -> list[SandboxId]:
+        return [sandbox for sandbox in sandboxes if not self.locks.busy_in(sandbox)]
+
+    def _may_go_on(self, ids: Iterable[str]) -> None:
+        """Let calls for containers and sandboxes go on, but for those that a tool works on."""
+        self.locks.recovered.done(*set(ids).difference(*self._at_work.values()))
+
+    @contextlib.contextmanager
+    def _waited_for(self, what: str, *ids: str) -> Iterator[None]:
+        """Have calls for these wait for the block, and on if it finds an earlier daemon's tool."""
+        self._at_work[what] = self._expected.intersection(ids)
+        at_work = False
+        try:
+            yield
+        except StillAtWork:
+            at_work = True
+            raise
+        finally:
+            if not at_work:
+                del self._at_work[what]
 
     async def _look_after(self) -> None:
         await self._attempt(self.restorer.sweep(), "containers that are gone")
@@ -209,40 +236,48 @@ class Recovery:
     async def _wrappers(self) -> None:
         await wrappers.put_back(cri=self.cri, records=self.records)
 
-    async def _dump(self, work: Path, *, wait: bool) -> bool:
+    async def _dump(self, work: Path, *, wait_s: float = 0) -> bool:
         """Let a container go on that a dump has left frozen, if that is right; clear its files.
 
-        Returns: whether nobody is at work there any more, as far as `wait` goes.
+        Returns: whether that was done, as far as anybody knows enough.
         """
-        done = await self._attempt(
-            self._abandoned.put_in_order(work, wait=wait), f"dump of container {work.name[:13]}"
-        )
-        if wait and self.held.of_container(work.name) is None:
-            self.locks.recovered.done(work.name)
-        return done
+        what = f"dump of container {work.name[:13]}"
+        record = self.held.of_container(work.name)
+        ids = {work.name} if record is None else {work.name, record.sandbox}
+
+        async def put_in_order() -> None:
+            with self._waited_for(what, *ids):
+                await self._abandoned.put_in_order(work, wait_s=wait_s)
+
+        return await self._attempt(put_in_order(), what)
+
+    async def _deal_with_dump(self, work: Path) -> None:
+        """Put in order what a dump has left that was to stop nothing, or never came so far."""
+        await self._dump(work, wait_s=_TOOLS_S)
+        self._may_go_on([work.name])
 
     async def _decide(self, sandbox: SandboxId) -> None:
         await self._attempt(self.held.decide(sandbox), f"stopped container of {sandbox[:13]}")
 
     async def _deal_with(self, sandbox: SandboxId) -> None:
         """Put everything in order that is known of a sandbox; then calls for it may go on."""
-        await self._finish(sandbox)
+        await self._finish(sandbox, wait_s=_TOOLS_S)
         if sandbox in self._unsettled:
-            await self._settle(sandbox)
-        self.locks.recovered.done(sandbox)
+            await self._settle(sandbox, wait_s=_TOOLS_S)
+        self._may_go_on([sandbox])
 
-    async def _finish(self, sandbox: SandboxId) -> None:
+    async def _finish(self, sandbox: SandboxId, *, wait_s: float = 0) -> None:
         """Deal with a stopped container."""
         record = next((r for r in self.held.records() if r.sandbox == sandbox), None)
         if record is not None:
             work = self.paths.dump(record.container)
             # Its guardian may still be at it, or a CRIU.
-            if await in_thread(os.path.lexists, work) and not await self._dump(work, wait=True):
+            if await in_thread(os.path.lexists, work) and not await self._dump(work, wait_s=wait_s):
                 return
             await self._decide(sandbox)
             ending = to_the_end(self.held.finish(sandbox))
             await self._attempt(ending, f"end of the stopped container of {sandbox[:13]}")
-            self.locks.recovered.done(record.container)
+            self._may_go_on([record.container])
 
     async def _by_sandbox(self) -> dict[SandboxId, list[Path]]:
         """Return the sandboxes with something of a restore, and its containers' directories."""
@@ -259,12 +294,22 @@ class Recovery:
             found = await self._by_sandbox()
             self._unsettled.update({item: found.get(item, []) for item in doubtful})
 
-    async def _settle(self, sandbox: SandboxId) -> None:
+    async def _settle(self, sandbox: SandboxId, *, wait_s: float = 0) -> None:
         """Deal with what a restore has left of a sandbox, once it has come to its end."""
+        what = f"pod {sandbox[:13]}"
         directories = self._unsettled.get(sandbox, [])
-        if await self._attempt(self._settled(sandbox, directories), f"pod {sandbox[:13]}"):
+        names = [directory.name for directory in directories]
+        worked = what in self._at_work
+
+        async def settle() -> None:
+            with self._waited_for(what, sandbox, *names):
+                for directory in directories:
+                    await self._restored(directory, wait_s=wait_s, worked=worked)
+            await self._settled(sandbox, directories)
+
+        if await self._attempt(settle(), what):
             self._unsettled.pop(sandbox, None)
-        self.locks.recovered.done(*(directory.name for directory in directories))
+        self._may_go_on(names)
 
     async def _settled(self, sandbox: SandboxId, directories: list[Path]) -> None:
         arrived = False
@@ -273,11 +318,13 @@ class Recovery:
         async with self.locks.whole(sandbox):
             await to_the_end(self.sandboxes.recover(sandbox, arrived=arrived))
 
+    async def _restored(self, directory: Path, *, wait_s: float, worked: bool) -> None:
+        if await in_thread(pending.read, directory) is not None:
+            await settled(directory, wait_s=wait_s, worked=worked)
+
     async def _has_arrived(self, directory: Path) -> bool:
         """Return whether a container was restored and runs, with its address if it keeps one."""
         plan = await in_thread(pending.read, directory)
-        if plan is not None:
-            await settled(directory)
         container = ContainerId(directory.name)
         try:
             found = await self.cri.container(container)

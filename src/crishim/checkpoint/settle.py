@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from typing import TYPE_CHECKING
 
 import grpc
@@ -36,22 +38,33 @@ class Unsettled(Unavailable):
     """It is not known whether a restored container runs: nothing may be undone, nor finished."""
 
 
-async def settled(directory: Path) -> None:
+class StillAtWork(Unavailable):
+    """A runc, a CRIU or a guardian of an earlier daemon has not come to its end yet."""
+
+
+async def settled(directory: Path, *, wait_s: float = math.inf, worked: bool = False) -> None:
     """Wait for a restore under way, which containerd takes back where its caller has gone.
 
     What a CRIU that was killed has left on the node is cleared away too.
-    Args: directory: of the container that is being restored.
+    Args: directory: of the container that is being restored. wait_s: as `tools_ended`.
+        worked: whether an earlier call has found somebody at work.
+    Raises: StillAtWork: as `tools_ended`.
     """
-    if await tools_ended(directory):
+    if await tools_ended(directory, wait_s=wait_s) or worked:
         await asyncio.sleep(_TAKING_BACK_S)
     await clear_mounts()
 
 
-async def tools_ended(directory: Path, *, meanwhile: Callable[[], object] = bool) -> bool:
+async def tools_ended(
+    directory: Path, *, wait_s: float = math.inf, meanwhile: Callable[[], object] = bool
+) -> bool:
     """Wait until no runc and no CRIU works below a directory; return whether one did.
 
-    Args: meanwhile: called again and again until then; it may block for a moment.
+    Args: wait_s: how long; one look there is in any case.
+        meanwhile: called again and again until then; it may block for a moment.
+    Raises: StillAtWork: one does still.
     """
+    until = time.monotonic() + wait_s
     worked, pid = False, 0
     while True:
         try:
@@ -64,6 +77,8 @@ async def tools_ended(directory: Path, *, meanwhile: Callable[[], object] = bool
                 return worked
         except OSError as error:  # too many files are open, for instance: nobody knows
             _log.warning("cannot look for what works in %s: %s", directory, error)
+        if time.monotonic() >= until:
+            raise StillAtWork(f"a runc or CRIU is at work in {directory}, or may be")
         await asyncio.sleep(_POLL_S)
 
 

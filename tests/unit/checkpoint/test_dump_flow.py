@@ -325,7 +325,7 @@ def test_a_container_that_nobody_could_thaw_is_thawed_later(
             scene.held.load()
         abandoned = Abandoned(paths=node.paths, cri=scene.cri, held=scene.held)
         for work in abandoned.directories():
-            await abandoned.put_in_order(work, wait=False)
+            await abandoned.put_in_order(work, wait_s=0)
 
     play(node, recover)
     node.discharged = True
@@ -393,7 +393,7 @@ def next_daemon(node):
         for _ in range(2):  # its start, and what it tends to later
             with contextlib.suppress(OSError):
                 for work in abandoned.directories():
-                    await abandoned.put_in_order(work, wait=False)
+                    await abandoned.put_in_order(work, wait_s=0)
                 await scene.held.decide(SANDBOX)
                 await scene.held.finish(SANDBOX)
 

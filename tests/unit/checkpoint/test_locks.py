@@ -190,7 +190,7 @@ async def test_what_a_crash_left_is_waited_for_and_nothing_else():
         await locks.recovered.wait(POD, timeout_s=0.001)
     locks.recovered.done(POD)
     await waiting
-    locks.recovered.all_done()
+    locks.recovered.done(ONE)
     await locks.recovered.wait(ONE, POD)
 
 

@@ -360,7 +360,7 @@ async def test_a_restore_waits_until_its_source_is_in_order(node):
     arriving = asyncio.ensure_future(node.sandboxes.arrive("target", record.interfaces))
     await asyncio.wait([arriving], timeout=0.05)
     assert not arriving.done()
-    node.locks.recovered.all_done()
+    node.locks.recovered.done(record.sandbox, record.container)
     with pytest.raises(AttributeError):  # this node has no containerd to ask
         await arriving
 

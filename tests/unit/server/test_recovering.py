@@ -1,13 +1,14 @@
 """What an earlier daemon left, while calls come in: each pod is dealt with on its own."""
 
 import asyncio
+import subprocess
 
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import address, neighbours, recovery, strays
+from crishim.checkpoint import address, guardian, neighbours, recovery, settle, strays
 from crishim.checkpoint.pins import Pins
-from crishim.errors import ToolFailed
+from crishim.errors import ToolFailed, Unavailable
 from crishim.ids import ContainerId
 from tests.unit.server.flows import serving_node
 
@@ -15,10 +16,11 @@ from tests.unit.server.flows import serving_node
 @pytest.fixture
 async def node(tmp_path, monkeypatch):
     async def nothing(*_, **__):
-        """Need no nftables."""
+        """Need no nftables, no images."""
 
     monkeypatch.setattr(strays, "sweep", nothing)
     monkeypatch.setattr(address, "sweep", nothing)
+    monkeypatch.setattr(Pins, "reconcile", nothing)
     monkeypatch.setattr(recovery, "clear_mounts", nothing)
     monkeypatch.setattr(neighbours, "sweep", lambda **_: None)
     async with serving_node(tmp_path) as node:
@@ -34,7 +36,7 @@ async def test_a_slow_restore_in_one_pod_holds_up_no_other(node, monkeypatch):
     (node.paths.dumps / third).mkdir(parents=True)  # of a dump, in order before containerd answers
     over = asyncio.Event()
 
-    async def settled(directory):
+    async def settled(directory, **_):
         if directory.name == first:
             await over.wait()
 
@@ -51,6 +53,73 @@ async def test_a_slow_restore_in_one_pod_holds_up_no_other(node, monkeypatch):
     over.set()
     await asyncio.wait_for(asyncio.gather(running, waiting), 5)
     assert sorted(node.containerd.revived) == sorted([first, second])
+
+
+def at_work(directory):
+    """A runc that is at work in a directory and does not end by itself."""
+    words = ["runc", "-c", "read x", "--work-path", str(directory)]
+    tool = subprocess.Popen(
+        words, executable="/bin/sh", stdin=subprocess.PIPE, start_new_session=True
+    )
+    while not guardian.is_tool(tool.pid, directory):
+        pass
+    return tool
+
+
+async def is_waited_for(node, identity) -> bool:
+    try:
+        await node.flows.locks.recovered.wait(identity, timeout_s=0)
+    except Unavailable:
+        return True
+    return False
+
+
+async def test_a_criu_of_a_dump_that_does_not_end_holds_up_no_other_pod(node, monkeypatch):
+    """It hangs on a dead server of files: nothing was put in order, in no pod."""
+    monkeypatch.setattr(recovery, "_TOOLS_S", 0.05)
+    node.archive()
+    other = await node.create(node.containerd.pod(uid="other"), restore="saved")
+    stuck, good = node.paths.dumps / "d1", node.paths.dumps / "d2"
+    for work in (stuck, good):
+        work.mkdir(parents=True)
+    tool = at_work(stuck)
+    keeper = node.flows.recovery
+    keeper.load()
+    async with asyncio.timeout(5):
+        await keeper.begin()
+        assert not good.exists()
+        await keeper.run()
+        assert await is_waited_for(node, "d1")
+        await node.start(other)
+        await keeper.tend()
+        assert stuck.exists() and await is_waited_for(node, "d1") and keeper.restless
+        tool.communicate()
+        await keeper.tend()
+    assert not stuck.exists() and not await is_waited_for(node, "d1") and not keeper.restless
+
+
+async def test_a_criu_of_a_restore_that_does_not_end_holds_up_no_other_pod(node, monkeypatch):
+    monkeypatch.setattr(recovery, "_TOOLS_S", 0.05)
+    monkeypatch.setattr(settle, "_TAKING_BACK_S", 0)
+    node.archive()
+    pods = [node.containerd.pod(uid=uid) for uid in ("stuck", "other")]
+    stuck, other = [await node.create(pod, restore="saved") for pod in pods]
+    tool = at_work(node.paths.restores / stuck)
+    keeper = node.flows.recovery
+    keeper.load()
+    async with asyncio.timeout(5):
+        await keeper.begin()
+        await keeper.run()
+        for identity in (stuck, pods[0].id):
+            assert await is_waited_for(node, identity)
+        await node.start(other)
+        await keeper.tend()
+        assert await is_waited_for(node, stuck) and keeper.restless
+        tool.communicate()
+        await keeper.tend()
+        await node.start(stuck)
+    assert sorted(node.containerd.revived) == sorted([stuck, other])
+    assert not keeper.restless
 
 
 async def test_a_restore_that_came_to_life_is_finished_and_not_begun_again(node):

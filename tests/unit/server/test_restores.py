@@ -238,7 +238,7 @@ async def test_calls_for_what_a_crash_has_left_wait_for_recovery(node) -> None:
     await node.start(await node.create(other, restore="saved"))
     await node.stop_pod(other)
     assert len(node.containerd.revived) == 1
-    node.flows.locks.recovered.all_done()
+    node.flows.locks.recovered.done(pod.id, container)
     await asyncio.gather(starting, stopping, return_exceptions=True)
     assert not node.containerd.pods[pod.id].ready
 

@@ -235,6 +235,9 @@ class Run:
         """Whether the next start restores what one has not; the client tells that from cold."""
         if self._plan.operation not in ("start", "receive"):
             return False
+        told = self.outcome.told
+        if self._plan.operation == "receive" and "wait" not in told.get("restore", told)["steps"]:
+            return False  # broken off before it was ready: it is an ordinary container again
         return self._operation("start")["code"] == "OK"
 
     def _goes_on(self) -> None:

@@ -252,12 +252,20 @@ class Held:
     async def lift_node_hold(self, sandbox: SandboxId) -> None:
         """Stop dropping at the node, once the target's own hold stands and has the address."""
         self._restoring.add(sandbox)
-        record = self._records.get(sandbox)
-        if record is not None and record.node_hold is not None:
-            await hold.remove(record.node_hold)
+        async with self._lock(sandbox):
+            record = self._records.get(sandbox)
+            if record is not None and record.node_hold is not None:
+                await hold.remove(record.node_hold)
 
     async def restore_node_hold(self, sandbox: SandboxId) -> None:
-        """Drop at the node again, because the restore has failed and another may follow."""
+        """Drop at the node again, because the restore has failed and another may follow.
+
+        Not behind the back of `hand_over`: rules that came after it would cut a running pod off.
+        """
+        async with self._lock(sandbox):
+            await self._drop_at_node(sandbox)
+
+    async def _drop_at_node(self, sandbox: SandboxId) -> None:
         record = self._records.get(sandbox)
         if record is not None and record.node_hold is not None and record.waiting:
             await hold.NodeHold(record.waiting, key=sandbox[:12]).close()
@@ -265,14 +273,15 @@ class Held:
     async def keep_again(self, sandbox: SandboxId) -> None:
         """Keep the addresses from others again, after a failed restore has put them back."""
         self._restoring.discard(sandbox)
-        record = self._records.get(sandbox)
-        if record is None or not record.waiting:
-            return
-        await self._reserve(record)
-        if record.node_hold is None:
-            with contextlib.suppress(NotFound, Precondition):  # it goes at this moment
-                for state in record.interfaces:
-                    await neighbours.fix(record.netns, state)
+        async with self._lock(sandbox):
+            record = self._records.get(sandbox)
+            if record is None or not record.waiting:
+                return
+            await self._reserve(record)
+            if record.node_hold is None:
+                with contextlib.suppress(NotFound, Precondition):  # it goes at this moment
+                    for state in record.interfaces:
+                        await neighbours.fix(record.netns, state)
 
     def stop_catching(self, sandbox: SandboxId) -> list[Frame]:
         """Return what was caught, oldest first; clients wait for it, so it is quick."""
@@ -286,8 +295,8 @@ class Held:
         container that is still frozen is ended when its kubelet stops it. The record goes last:
         after a failure it is to be called again.
         """
-        self._restoring.discard(sandbox)
         async with self._lock(sandbox):
+            self._restoring.discard(sandbox)
             record = self._records.get(sandbox)
             if record is None:
                 return
@@ -341,8 +350,8 @@ class Held:
     async def _look_after(self, sandbox: SandboxId, *, gone: bool, wait_s: float) -> None:
         record = self._records[sandbox]
         if sandbox not in self._undecided and record.boot_id != heldrecord.this_boot():
-            await self._in_this_boot(record)  # it was read late, or failed at the start
-            record = self._records[sandbox]
+            await self._in_this_boot(sandbox)  # it was read late, or failed at the start
+            record = self._records.get(sandbox, record)
         if record.waited_s > wait_s and sandbox not in self._restoring:
             await self.give_up(sandbox, f"nobody restored them within {wait_s:g} s")
         left = self._records.get(sandbox)
@@ -352,7 +361,8 @@ class Held:
             await self._hold_at_node(sandbox)
         elif gone and left.waiting:  # somebody removed it without asking us
             async with self._lock(sandbox):
-                await self._node_takes_over(replace(left, frozen=False))
+                if (left := self._records.get(sandbox)) is not None and left.waiting:
+                    await self._node_takes_over(replace(left, frozen=False))
         elif gone:
             self.forget(sandbox)
 
@@ -408,7 +418,7 @@ class Held:
         if sandbox not in self._undecided:
             record = await self._noted_doubt(record)
         if record.boot_id != heldrecord.this_boot():
-            await self._in_this_boot(record)
+            await self._in_this_boot(sandbox)
 
     async def _noted_doubt(self, record: HeldRecord) -> HeldRecord:
         """Take over what the daemon that met it had no time, or no disk, to write into a record."""
@@ -463,8 +473,9 @@ class Held:
 
     async def _hold_at_node(self, sandbox: SandboxId) -> None:
         """Have the node drop again what it is to drop, whoever has removed the rules meanwhile."""
-        if sandbox not in self._restoring:
-            await self.restore_node_hold(sandbox)
+        async with self._lock(sandbox):
+            if sandbox not in self._restoring:
+                await self._drop_at_node(sandbox)
 
     def is_undecided(self, container: str) -> bool:
         """Return whether nobody knows enough about a container."""
@@ -514,25 +525,28 @@ class Held:
         _log.warning("container %s goes on: its checkpoint was not taken", record.container[:13])
         await self.forgotten_for_good()
 
-    async def _in_this_boot(self, record: HeldRecord) -> None:
+    async def _in_this_boot(self, sandbox: SandboxId) -> None:
         """Go on waiting after a boot of the node, which has ended all processes and holds.
 
         How long the node was down nobody knows for certain, so the time begins anew. A record that
         an older version wrote says nothing of its boot, and belongs to this one.
         """
-        rebooted = bool(record.boot_id)
-        record = replace(
-            record,
-            boot_id=heldrecord.this_boot(),
-            stopped_at_boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
-            frozen=record.frozen and not rebooted,
-        )
-        if rebooted:
-            self._undecided.discard(record.sandbox)
-        if rebooted and record.waiting:
-            await self._node_takes_over(record)
-        else:
-            await self._write(record)
+        async with self._lock(sandbox):
+            if (record := self._records.get(sandbox)) is None:
+                return
+            rebooted = bool(record.boot_id)
+            record = replace(
+                record,
+                boot_id=heldrecord.this_boot(),
+                stopped_at_boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+                frozen=record.frozen and not rebooted,
+            )
+            if rebooted:
+                self._undecided.discard(sandbox)
+            if rebooted and record.waiting:
+                await self._node_takes_over(record)
+            else:
+                await self._write(record)
 
     async def _node_takes_over(self, record: HeldRecord) -> None:
         """Let the node drop what a sandbox's own hold dropped, for the sandbox goes or is gone.

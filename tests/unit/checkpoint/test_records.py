@@ -1,5 +1,6 @@
 """Records of stopped containers outlive a disk that fails once, a power cut, a second request."""
 
+import asyncio
 import dataclasses
 import os
 from types import SimpleNamespace
@@ -104,3 +105,56 @@ async def test_a_container_that_was_stopped_meanwhile_is_not_stopped_again(held,
     source = SimpleNamespace(sandbox=SimpleNamespace(id=record.sandbox))
     with pytest.raises(Busy, match="stopped by a checkpoint already"):
         await held.keep(source, None, (), archive=tmp_path / "b.tar", inode=1)
+
+
+class Tables:
+    """The node's tables; whoever works on them is held up until it may go on."""
+
+    def __init__(self, monkeypatch):
+        self.there, self.asked, self.may_go_on = set(), [], asyncio.Event()
+        monkeypatch.setattr(hold, "remove", self.remove)
+        monkeypatch.setattr(hold.NodeHold, "close", lambda node: self.close(node.record))
+        monkeypatch.setattr("crishim.checkpoint.neighbours.loosen", self.loosen)
+
+    async def close(self, record):
+        self.asked.append("close")
+        await self.may_go_on.wait()
+        self.there.add(record.table)
+
+    async def remove(self, record):
+        self.asked.append("remove")
+        await self.may_go_on.wait()
+        self.there.discard(record.table)
+
+    async def loosen(self, _):
+        """Need no netlink."""
+
+    async def until_asked(self):
+        while not self.asked:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("first", ["hand_over", "restore_node_hold", "sweep"])
+async def test_the_node_drops_nothing_once_connections_have_gone_on(held, monkeypatch, first):
+    tables = Tables(monkeypatch)
+    record = held_record(archive="/a", boot_id=this_boot())
+    node_hold = hold.NodeHold(record.waiting, key=record.sandbox[:12]).record
+    record = dataclasses.replace(record, node_hold=node_hold, reservations="", frozen=False)
+    held._files.write(record.sandbox, record)
+    held.load()
+    held.committed(record)
+    tables.there.add(node_hold.table)
+    steps = {
+        "hand_over": lambda: held.hand_over(record.sandbox),
+        "restore_node_hold": lambda: held.restore_node_hold(record.sandbox),
+        "sweep": lambda: held.sweep([], wait_s=1e9),
+    }
+    works = [asyncio.ensure_future(steps.pop(first)())]
+    await tables.until_asked()
+    works += [asyncio.ensure_future(step()) for step in steps.values()]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    tables.may_go_on.set()
+    await asyncio.gather(*works)
+    assert held.of_sandbox(record.sandbox) is None
+    assert tables.there == set()

@@ -238,7 +238,15 @@ class Run:
         told = self.outcome.told
         if self._plan.operation == "receive" and "wait" not in told.get("restore", told)["steps"]:
             return False  # broken off before it was ready: it is an ordinary container again
-        return self._operation("start")["code"] == "OK"
+        end = time.monotonic() + SETTLES_WITHIN_S
+        while True:
+            code = told["start again"] = self._operation("start")["code"]
+            if code == "OK" or self._look()[1] == "RUNNING":
+                return True
+            # One whose caller has gone goes on to its end.
+            if code != "ABORTED" or time.monotonic() > end:
+                return False
+            time.sleep(0.1)
 
     def _goes_on(self) -> None:
         """The client has answers, its memory is what it was, and it saw nothing."""

@@ -173,7 +173,7 @@ async def test_many_restores_take_turns_and_keep_nobody_else_waiting(node, disk)
     await disk.is_read()
     async with asyncio.timeout(30):  # the disk stays slow until it is told otherwise
         await node.start(await node.create(node.containerd.pod(uid="ordinary")))
-    disk.pause_s = 0.02
+    disk.pause_s = 0.1
     disk.quick.set()
     await asyncio.wait(creating, return_when=asyncio.FIRST_COMPLETED)
     at_first = disk.readings

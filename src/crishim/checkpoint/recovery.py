@@ -163,7 +163,6 @@ class Recovery:
                     group.create_task(self._deal_with_dump(work))
             await self._until_done(self._strays, "holds without an owner")
             await self._until_done(self.pins.reconcile, "pinned images")
-            await self._until_done(self._wrappers, "wrappers of restored containers")
             await self._look_after()
         self._may_go_on(self._expected)
 
@@ -218,6 +217,7 @@ class Recovery:
                 del self._at_work[what]
 
     async def _look_after(self) -> None:
+        await self._attempt(self._wrappers(), "wrappers of restored containers")
         await self._attempt(self.restorer.sweep(), "containers that are gone")
         await self._attempt(self.sandboxes.sweep(), "addresses of pods that are gone")
         await self._attempt(self._connections(), "connections that wait")
@@ -234,7 +234,7 @@ class Recovery:
             await in_thread(records.load_refused if records.loaded else records.load)
 
     async def _wrappers(self) -> None:
-        await wrappers.put_back(cri=self.cri, records=self.records)
+        await wrappers.put_back(cri=self.cri, records=self.records, busy=self.locks.busy)
 
     async def _dump(self, work: Path, *, wait_s: float = 0) -> bool:
         """Let a container go on that a dump has left frozen, if that is right; clear its files.

@@ -23,6 +23,8 @@ from crishim.ids import ContainerId, container_id, sandbox_id
 from crishim.kernel import tree
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from crishim.containerd.cri import Cri
     from crishim.containerd.records import Records
     from crishim.ids import SandboxId
@@ -30,17 +32,20 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-async def put_back(*, cri: Cri, records: Records) -> list[ContainerId]:
+async def put_back(*, cri: Cri, records: Records, busy: Callable[[str], bool]) -> list[ContainerId]:
     """Make the missing wrappers of this node's containers again; return whose they were.
 
     Each on its own: one that fails is logged, and the others get theirs.
+    Args: busy: whether something is being done with a container, which may be about to remove its
+        directory; it is looked at the next time.
     Raises: grpc's errors, if containerd cannot list its containers.
     """
     mended = []
     for item in await cri.containers():
         container = container_id(item.id)
         try:
-            if await _mend(container, sandbox_id(item.pod_sandbox_id), records=records):
+            sandbox = sandbox_id(item.pod_sandbox_id)
+            if not busy(container) and await _mend(container, sandbox, records=records):
                 mended.append(container)
         except (CrishimError, grpc.aio.AioRpcError, OSError) as error:
             _log.warning("the wrapper of container %s: %s", container[:13], error)

@@ -70,7 +70,11 @@ async def node(tmp_path, runc, wrapper):
     )
     async with serving(runtime, tmp_path / "containerd.sock"):
         channel = open_channel(tmp_path / "containerd.sock")
-        node = {"cri": Cri(channel), "records": Records(channel, namespace="k8s.io")}
+        node = {
+            "cri": Cri(channel),
+            "records": Records(channel, namespace="k8s.io"),
+            "busy": lambda _: False,
+        }
         yield node, records
         await channel.close()
 
@@ -115,4 +119,9 @@ async def test_a_record_that_cannot_be_read_does_not_cost_the_others(node, wrapp
 async def test_nothing_is_written_where_nobody_knows_which_runc_it_was(node, wrapper):
     del node[1][SANDBOX]
     assert await wrappers.put_back(**node[0]) == []
+    assert not wrapper.exists()
+
+
+async def test_one_that_is_being_dealt_with_is_looked_at_later(node, wrapper):
+    assert await wrappers.put_back(**{**node[0], "busy": {RESTORED}.__contains__}) == []
     assert not wrapper.exists()

@@ -1,15 +1,17 @@
 """What an earlier daemon left, while calls come in: each pod is dealt with on its own."""
 
 import asyncio
+import os
 import subprocess
 
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import address, guardian, neighbours, recovery, settle, strays
+from crishim.checkpoint import address, guardian, neighbours, pending, recovery, settle, strays
 from crishim.checkpoint.pins import Pins
 from crishim.errors import ToolFailed, Unavailable
 from crishim.ids import ContainerId
+from crishim.kernel import tree
 from tests.unit.server.flows import serving_node
 
 
@@ -162,3 +164,20 @@ async def test_what_fails_is_tried_again_until_it_does_not(node, monkeypatch):
         await node.flows.recovery.tend()
     assert len(attempts) == 3
     assert not node.flows.recovery.restless
+
+
+async def test_a_wrapper_that_is_wiped_while_the_daemon_runs_is_put_back(node):
+    """Until the next start nobody could stop the container, nor its pod."""
+    node.archive()
+    pod = node.containerd.pod()
+    container, ordinary = await node.create(pod, restore="saved"), await node.create(pod)
+    await node.start(container)
+    node.flows.recovery.load()
+    await node.flows.recovery.run()
+    directory = node.paths.restores / container
+    tree.remove_tree(directory)
+    node.containerd.records[pod.id] = node.containerd.records[ordinary]  # the handler's runc
+    await node.flows.recovery.tend()
+    assert os.access(directory / pending.WRAPPER, os.X_OK)
+    assert (directory / "runc").read_text().strip() == str(node.containerd.runc)
+    await node.stop_pod(pod)

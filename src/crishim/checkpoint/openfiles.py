@@ -47,6 +47,7 @@ class _View:
     by_id: Mapping[int, Place]
     by_process: Mapping[int, list[Place]]  # none where nobody sees the whole table
     inside: Inside
+    queues: frozenset[str]  # devices on which POSIX message queues lie
 
 
 def check(source: Source, pids: Collection[int], *, stop: bool) -> None:
@@ -100,6 +101,7 @@ def _view(source: Source, pids: Collection[int], fresh: frozenset[str]) -> _View
     tables: dict[str, list[Place]] = {}
     by_id: dict[int, Place] = {}
     namespaces: dict[int, str] = {}
+    queues: set[str] = set()
     for pid in pids:
         with procs.looking_into(pid):
             namespace = os.readlink(f"/proc/{pid}/ns/mnt")
@@ -119,10 +121,11 @@ def _view(source: Source, pids: Collection[int], fresh: frozenset[str]) -> _View
                 ]
                 ids = (mount.mount_id for mount in table)
                 by_id |= dict(zip(ids, tables[namespace], strict=True))
+                queues |= {mount.device for mount in table if mount.fs_type == "mqueue"}
     if not namespaces:
         raise NotFound(f"the container's process {source.container.pid} is gone")
     by_process = {pid: tables.get(namespace, []) for pid, namespace in namespaces.items()}
-    return _View(by_id, by_process, _inside(source, pids))
+    return _View(by_id, by_process, _inside(source, pids), frozenset(queues))
 
 
 def _inside(source: Source, pids: Collection[int]) -> Inside:
@@ -172,6 +175,12 @@ def _named(pid: int, link: OpenLink, view: _View) -> None:
         place: Place | None = view.by_id[link.mount_id]
     elif link.mount_id < 0 or not view.by_process.get(pid):
         place = openables.place_of(link.target, view.by_process.get(pid, []))
+    elif _is_queue(link, view):
+        raise Unsupported(
+            f"{procs.title(pid)} has the POSIX message queue {link.target} open ({link.what}), "
+            "which CRIU cannot dump",
+            hint="let the program close it, or use a pipe or a UNIX socket instead",
+        )
     elif link.target.endswith(DELETED):
         return
     else:
@@ -197,6 +206,16 @@ def _named(pid: int, link: OpenLink, view: _View) -> None:
         size=size,
     )
     _refuse(pid, link.what, named, view.inside)
+
+
+def _is_queue(link: OpenLink, view: _View) -> bool:
+    """Return whether a file on no mount of the container is a POSIX message queue, named or not."""
+    if link.target.count("/") > 1:  # its server may be dead, and then a look at it hangs
+        return False
+    with contextlib.suppress(OSError):
+        number = os.stat(link.link).st_dev
+        return f"{os.major(number)}:{os.minor(number)}" in view.queues
+    return False
 
 
 def _kind(pid: int, link: OpenLink, status: os.stat_result) -> None:

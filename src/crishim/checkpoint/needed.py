@@ -47,11 +47,12 @@ class Needed:
         self._refuse_unread(archive)
 
     def stopped(self, archive: Path) -> HeldRecord | None:
-        """Return the record of the stopped container whose checkpoint an archive is; blocks."""
-        return next(
-            (record for record in self.held.records() if _is_of(record, archive)),
-            None,
-        )
+        """Return the record of the stopped container whose checkpoint an archive is; blocks.
+
+        Returns: of several the one of a container whose connections are not restored yet.
+        """
+        found = (record for record in self.held.records() if _is_of(record, archive))
+        return min(found, key=lambda record: record.handed_over, default=None)
 
     def refuse_planned(self, archive: Path) -> None:
         """Refuse to take an archive away from a container that waits for its restore; blocks.

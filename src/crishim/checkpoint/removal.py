@@ -1,4 +1,4 @@
-"""Remove a checkpoint from the store, unless a container or connections still wait for it.
+"""Remove a checkpoint from the store, unless somebody still needs it.
 
 Connections may wait for an archive outside the store too: they are let go by its path, or by their
 address.
@@ -45,9 +45,11 @@ class Removal:
         Args:
             named: its name; or the path of an archive elsewhere, or an address, for which
                 connections wait: they are let go, and the archive stays, which is somebody else's.
-            force: let go of the connections that wait for its restore.
+            force: remove what is left of a stopped container, and let go of the connections that
+                wait for its restore.
         Raises: NotFound: there is none. Busy: a container's next start restores it. Precondition:
-            connections wait for it, and there is no force. InvalidRequest: it is nothing of these.
+            it is what is left of a stopped container, and there is no force. InvalidRequest: it is
+            nothing of these.
         """
         if (record := await self._elsewhere(named)) is not None:
             if not force:
@@ -59,12 +61,10 @@ class Removal:
             return
         archive = await in_thread(self.store.find, self._name(named))
         await in_thread(self.needed.refuse_planned, archive)
-        if record := self.held.of_archive(archive):
+        record = await in_thread(self.needed.stopped, archive)
+        if record is not None and not record.handed_over:
             if not force:
-                raise Precondition(
-                    f"connections to {', '.join(record.waiting)} wait for the restore of {named}",
-                    hint="restore it first, or let them go with --force",
-                )
+                raise _last_copy(record, named)
             await self.held.give_up(record.sandbox, f"{named} was removed")
         await in_thread(_unlink, archive)
         try:
@@ -95,6 +95,19 @@ class Removal:
         if await in_thread(self.store.has, named):
             return None
         return self.held.of_addresses([address])
+
+
+def _last_copy(record: HeldRecord, named: str) -> Precondition:
+    if record.waiting:
+        return Precondition(
+            f"connections to {', '.join(record.waiting)} wait for the restore of {named}",
+            hint="restore it first, or let them go with --force",
+        )
+    return Precondition(
+        f"{named} is what is left of container {record.container[:13]}, which was stopped by a "
+        "checkpoint",
+        hint="remove its pod first, or the checkpoint all the same with --force",
+    )
 
 
 def _unlink(archive: Path) -> None:

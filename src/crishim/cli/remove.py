@@ -17,8 +17,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "rm",
         help="remove checkpoints from the node's store",
         description="Remove checkpoints from the node's store, for good. One that a created "
-        "container is to be restored from stays, with exit status 3. One for whose restore "
-        "connections of its stopped container wait stays too, unless --force is given. With "
+        "container is to be restored from stays, with exit status 3. What is left of a stopped "
+        "container whose pod is still there, or whose connections wait for the restore, stays too, "
+        "unless --force is given. With "
         "--force, the path of an archive elsewhere or an address, as `crishim list` shows them, "
         "lets go of what waits there; the archive stays. All are tried; the exit status is that of "
         "the last one that failed.",
@@ -32,7 +33,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--force",
         action="store_true",
-        help="let go of connections that wait for the restore: their clients see them reset",
+        help="remove also what is left of a stopped container, and let go of connections that wait "
+        "for its restore: their clients see them reset",
     )
     client.add_socket(parser)
     parser.set_defaults(run=run)

@@ -280,6 +280,23 @@ async def test_rm_refuses_while_connections_wait_for_it(node):
     assert node.held.of_addresses(["10.0.0.2"]) is None
 
 
+async def test_rm_refuses_what_is_left_of_a_container_for_which_nothing_waits(node):
+    """Of a pod on the node's network, for instance; the container is still frozen."""
+    archive = node.add("first")
+    record = held_record(archive=str(archive))
+    restored = dataclasses.replace(record, sandbox="6b", handed_over=True)  # an earlier one
+    node.held.committed(restored)
+    assert (await node.run("rm", "first"))[0] == 0
+    node.add("first")
+    node.held.committed(dataclasses.replace(record, interfaces=()))
+    status, out, err = await node.run("rm", "first")
+    assert (status, out) == (1, "")
+    assert "first is what is left of container" in err
+    assert archive.exists()
+    assert (await node.run("rm", "--force", "first"))[0] == 0
+    assert not archive.exists()
+
+
 @pytest.fixture
 def waits_elsewhere(node, tmp_path, monkeypatch):
     """Connections that wait for an archive outside the store."""

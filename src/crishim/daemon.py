@@ -28,7 +28,7 @@ from crishim.checkpoint.held import Held
 from crishim.checkpoint.images import ImageDirectories
 from crishim.checkpoint.keeping import Policy
 from crishim.checkpoint.locks import Locks
-from crishim.checkpoint.needed import Needed
+from crishim.checkpoint.needed import Needed, Preparing
 from crishim.checkpoint.pins import Pins
 from crishim.checkpoint.preparations import Preparations
 from crishim.checkpoint.ready import Shared
@@ -177,7 +177,7 @@ def _register(
         timeout_s=config.checkpoint.timeout_s,
         removal=Removal(
             store=flows.store,
-            needed=Needed(paths=config.paths, held=flows.held),
+            needed=flows.needed,
             pins=flows.pins,
             held=flows.held,
         ),
@@ -203,6 +203,7 @@ class _Flows:
     locks: Locks
     restored: Restored
     held: Held
+    needed: Needed
     sandboxes: Sandboxes
     dumper: Dumper
     restorer: Restorer
@@ -216,7 +217,8 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
     store, locks, restored = Store(paths), Locks(), Restored(paths)
     images = Images(channel, namespace=namespace)
     pins = Pins(images, store)
-    held, handovers = Held(paths, cri), Handovers()
+    held, handovers, preparing = Held(paths, cri), Handovers(), Preparing()
+    needed = Needed(paths=paths, held=held, preparing=preparing)
     keeps = Policy(unmanaged=config.network.keep_unmanaged, astray=config.network.keep_astray)
     sandboxes = Sandboxes(
         cri=cri,
@@ -239,7 +241,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
             cri=cri,
             locks=locks,
             held=held,
-            needed=Needed(paths=paths, held=held),
+            needed=needed,
             handovers=handovers,
             drain_timeout_s=config.checkpoint.drain_timeout_s,
             layer_files_max=config.checkpoint.layer_files_max,
@@ -260,6 +262,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
         turns=Turns(config.checkpoint.parallel, what="restores"),
         restored=restored,
         reviver=Reviver(cri=cri, paths=paths, restored=restored),
+        preparing=preparing,
     )
     recovery = Recovery(
         paths=paths,
@@ -280,6 +283,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
         locks=locks,
         restored=restored,
         held=held,
+        needed=needed,
         sandboxes=sandboxes,
         dumper=dumper,
         restorer=restorer,

@@ -19,17 +19,42 @@ from crishim.checkpoint.heldrecord import Standing, standing
 from crishim.errors import Busy, Corrupt, Precondition
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from crishim.checkpoint.held import Held
     from crishim.checkpoint.heldrecord import HeldRecord
+    from crishim.ids import ContainerId
     from crishim.paths import Paths
+
+
+class Preparing:
+    """The archives from which restores are being prepared; no plan names them yet."""
+
+    def __init__(self) -> None:
+        self._archives: dict[ContainerId, Path] = {}
+
+    @contextlib.contextmanager
+    def of(self, container: ContainerId, archive: Path) -> Iterator[None]:
+        """Name the archive of a container while the block runs."""
+        self._archives[container] = archive
+        try:
+            yield
+        finally:
+            del self._archives[container]
+
+    def container(self, archive: Path) -> ContainerId | None:
+        """Return for whom an archive is being read; any thread may ask. Blocks."""
+        there = tuple(self._archives.items())
+        return next((container for container, path in there if _same(path, archive)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needed:
-    """The archives that the node's records and plans name."""
+    """The archives that the node's records and plans name, and those that are being read."""
 
     paths: Paths
     held: Held
+    preparing: Preparing
 
     def refuse(self, archive: Path) -> None:
         """Refuse to replace an archive that somebody needs; blocks.
@@ -57,8 +82,14 @@ class Needed:
     def refuse_planned(self, archive: Path) -> None:
         """Refuse to take an archive away from a container that waits for its restore; blocks.
 
-        Raises: Busy: names the container. Precondition: a plan cannot be read, and may name it.
+        Raises: Busy: names the container, which waits or is being prepared. Precondition: a plan
+            cannot be read, and may name it.
         """
+        if container := self.preparing.container(archive):
+            raise Busy(
+                f"container {container[:13]} is being prepared to be restored from {archive.stem}",
+                hint="try again later, or remove that container first",
+            )
         unread: Precondition | None = None
         for directory in self._restores(archive):
             try:

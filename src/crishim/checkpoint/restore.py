@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
     from crishim.checkpoint.locks import Locks, Operation
     from crishim.checkpoint.manifest import Manifest
+    from crishim.checkpoint.needed import Preparing
     from crishim.checkpoint.phases import Phases
     from crishim.checkpoint.preparations import Preparations
     from crishim.checkpoint.restored import Restored
@@ -115,6 +116,7 @@ class Restorer:
     turns: Turns
     restored: Restored
     reviver: Reviver
+    preparing: Preparing
 
     async def prepare(
         self, container: ContainerId, archive: Path, options: RestoreOptions, *, phases: Phases
@@ -133,6 +135,7 @@ class Restorer:
         with (
             self.locks.hold(container, "restore", sandbox=created.sandbox) as operation,
             operation.gives_way(),
+            self.preparing.of(container, archive),
         ):
             await unbroken(self._prepare(created, archive, options, phases))
 

@@ -26,7 +26,7 @@ from crishim.checkpoint.hold import HoldRecord
 from crishim.checkpoint.keeping import Policy
 from crishim.checkpoint.lanes import Lane, threads
 from crishim.checkpoint.locks import Locks
-from crishim.checkpoint.needed import Needed
+from crishim.checkpoint.needed import Needed, Preparing
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.quiet import between_pieces
 from crishim.checkpoint.reader import ArchiveReader
@@ -336,7 +336,7 @@ class Scene:
             cri=self.cri,
             locks=self.locks,
             held=self.held,
-            needed=Needed(paths=self.node.paths, held=self.held),
+            needed=Needed(paths=self.node.paths, held=self.held, preparing=Preparing()),
             handovers=self.handovers,
             drain_timeout_s=1.0,
             keeps=Policy(unmanaged=True),

@@ -9,7 +9,7 @@ import pytest
 from crishim.checkpoint import pending
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.held import Held
-from crishim.checkpoint.needed import Needed
+from crishim.checkpoint.needed import Needed, Preparing
 from crishim.errors import Busy, Precondition
 from crishim.ids import sandbox_id
 from crishim.paths import Paths
@@ -28,7 +28,7 @@ def held(paths):
 
 @pytest.fixture
 def needed(paths, held):
-    return Needed(paths=paths, held=held)
+    return Needed(paths=paths, held=held, preparing=Preparing())
 
 
 @pytest.fixture
@@ -154,7 +154,9 @@ def test_a_new_name_is_nobodys(held, paths, planned, tmp_path):
     held_file.parent.mkdir(parents=True)
     held_file.write_text("{")
     held.load()
-    replace = functools.partial(Needed(paths=paths, held=held).refuse, tmp_path / "new.tar")
+    replace = functools.partial(
+        Needed(paths=paths, held=held, preparing=Preparing()).refuse, tmp_path / "new.tar"
+    )
     with ArchiveWriter.create(tmp_path / "new.tar", replace=replace) as writer:
         writer.publish()
     assert (tmp_path / "new.tar").exists()

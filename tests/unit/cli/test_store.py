@@ -15,7 +15,7 @@ from crishim._proto.criu import images_pb2 as images
 from crishim.checkpoint import heldrecord, pending
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.held import Held
-from crishim.checkpoint.needed import Needed
+from crishim.checkpoint.needed import Needed, Preparing
 from crishim.checkpoint.pins import Pins
 from crishim.checkpoint.removal import Removal
 from crishim.checkpoint.store import Store
@@ -96,7 +96,7 @@ class Node:
             timeout_s=10,
             removal=Removal(
                 store=self.store,
-                needed=Needed(paths=self.paths, held=self.held),
+                needed=Needed(paths=self.paths, held=self.held, preparing=Preparing()),
                 pins=self.pins,
                 held=self.held,
             ),

@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from crishim.checkpoint import digest, preparations, reader
+from crishim.errors import Busy
 from tests.fakes.containerd import Pod
 from tests.unit.checkpoint.criu_samples import one_process
 from tests.unit.server.flows import Node, serving_node
@@ -70,6 +71,21 @@ async def given_up(node: Node, pod: Pod, disk: SlowDisk) -> None:
     async with asyncio.timeout(5):
         while node.containerd.bodies:
             await asyncio.sleep(0.001)
+
+
+async def test_an_archive_that_is_being_read_is_neither_removed_nor_replaced(node, disk) -> None:
+    """No plan names it before the end; nobody else may take it away meanwhile."""
+    archive = node.paths.store / "saved.tar"
+    creating = asyncio.ensure_future(node.create(node.containerd.pod(), **WORDS))
+    await disk.is_read()
+    with pytest.raises(Busy, match="is being prepared to be restored from saved"):
+        node.flows.needed.refuse(archive)
+    disk.quick.set()
+    container = await creating
+    with pytest.raises(Busy, match="is to be restored from saved"):
+        node.flows.needed.refuse(archive)
+    await node.start(container)
+    node.flows.needed.refuse(archive)
 
 
 async def test_the_next_attempt_joins_what_the_first_began(node, disk) -> None:

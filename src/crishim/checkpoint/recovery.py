@@ -21,15 +21,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-import grpc
-
 from crishim.checkpoint import address, body, hold, neighbours, pending, strays, wrappers
 from crishim.checkpoint.abandoned import Abandoned
 from crishim.checkpoint.flow import in_thread, to_the_end
 from crishim.checkpoint.settle import StillAtWork, clear_mounts, settled
-from crishim.checkpoint.words import AddressMode
 from crishim.errors import Corrupt, Unavailable
-from crishim.ids import ContainerId, SandboxId, sandbox_id
+from crishim.ids import SandboxId, sandbox_id
 from crishim.kernel import atomic, files
 
 if TYPE_CHECKING:
@@ -314,28 +311,13 @@ class Recovery:
     async def _settled(self, sandbox: SandboxId, directories: list[Path]) -> None:
         arrived = False
         for directory in directories:
-            arrived = await self._has_arrived(directory) or arrived
+            arrived = await self.restorer.reviver.has_arrived(directory) or arrived
         async with self.locks.whole(sandbox):
             await to_the_end(self.sandboxes.recover(sandbox, arrived=arrived))
 
     async def _restored(self, directory: Path, *, wait_s: float, worked: bool) -> None:
         if await in_thread(pending.read, directory) is not None:
             await settled(directory, wait_s=wait_s, worked=worked)
-
-    async def _has_arrived(self, directory: Path) -> bool:
-        """Return whether a container was restored and runs, with its address if it keeps one."""
-        plan = await in_thread(pending.read, directory)
-        container = ContainerId(directory.name)
-        try:
-            found = await self.cri.container(container)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
-            return False
-        if plan is not None and found.running:
-            # It was restored, and the daemon died before it could say so.
-            await self.restorer.reviver.finish(container)
-        return found.running and (plan is None or plan.address == AddressMode.KEEP)
 
     async def _strays(self) -> None:
         """Remove holds and address translations that a crash has left without a record.

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint import logs, losses, pending, putback, unkept
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.images import remove_images
-from crishim.checkpoint.settle import runs_after_all
+from crishim.checkpoint.settle import Unsettled, ended, runs_after_all
+from crishim.checkpoint.words import AddressMode
 from crishim.errors import CrishimError, Precondition, ToolFailed
+from crishim.ids import ContainerId
 from crishim.tools import logs as tool_logs
 
 if TYPE_CHECKING:
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from crishim.checkpoint.restored import Restored
     from crishim.checkpoint.sandboxes import Arrival
     from crishim.containerd.cri import Cri
-    from crishim.ids import ContainerId
     from crishim.paths import Paths
 
 _log = logging.getLogger(__name__)
@@ -55,7 +57,8 @@ class Reviver:
             behind its hold. arrival: of its pod's address; None for a new one.
         Returns: what could not be put back into its processes.
         Raises: ToolFailed: CRIU's last errors; its log is kept. Precondition: it ended at once.
-            Busy: it was broken off. Unsettled: containerd is gone; nothing is to be undone.
+            Busy: it was broken off, and does not run. Unsettled: nobody knows whether it runs;
+            nothing is to be undone.
         """
         operation.refuse_if_asked()
         began = time.monotonic()
@@ -71,7 +74,7 @@ class Reviver:
             finally:
                 broken_off = any(await asyncio.gather(*sealing))
         if broken_off:
-            await self.cri.end_container(container)
+            await ended(container, cri=self.cri)
             operation.refuse_if_asked()
         took_ms = (time.monotonic() - began) * 1000
         _log.info("container %s was restored: it runs after %.0f ms", container[:13], took_ms)
@@ -124,6 +127,27 @@ class Reviver:
         )
         failed.final = tool_logs.is_lasting(log)
         return failed
+
+    async def has_arrived(self, directory: Path) -> bool:
+        """Return whether a container was restored and runs, with its address if it keeps one.
+
+        Nobody works on its restore any more, which is finished then.
+        Raises: Unsettled, grpc.aio.AioRpcError: nobody knows. Corrupt: its plan is damaged.
+        """
+        plan = await in_thread(pending.read, directory)
+        container = ContainerId(directory.name)
+        try:
+            found = await self.cri.container(container)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return False
+        if found.status.state == api_pb2.CONTAINER_UNKNOWN:
+            raise Unsettled(f"containerd does not know whether container {container[:13]} runs")
+        if plan is not None and found.running:
+            # It was restored, and its end could not be written.
+            await self.finish(container)
+        return found.running and (plan is None or plan.address == AddressMode.KEEP)
 
     async def tell(self, container: ContainerId, phases: Phases) -> None:
         """Say what is not as it was, after a restore that went well."""

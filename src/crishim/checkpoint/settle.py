@@ -8,6 +8,7 @@ Until then the pod's address and hold must stay as they are: sockets may come al
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint import guardian
 from crishim.checkpoint.flow import in_thread
 from crishim.errors import Unavailable
 from crishim.tools import criu
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from crishim.containerd.cri import Cri
@@ -94,12 +96,34 @@ async def runs_after_all(container: ContainerId, directory: Path, *, cri: Cri) -
     That there is no such container is an answer too.
     Raises: Unsettled: containerd is not back within half a minute.
     """
+    async with _known_in_time(container):
+        if await _runs(container, cri) is None:
+            return False
+        await settled(directory)
+        return bool(await _runs(container, cri))
+
+
+async def ended(container: ContainerId, *, cri: Cri) -> None:
+    """End a container that has come to life behind its hold; none of its processes is left then.
+
+    Raises: Unsettled: containerd has not ended it within half a minute.
+    """
+    async with _known_in_time(container):
+        while True:
+            try:
+                await cri.end_container(container)
+            except grpc.aio.AioRpcError as error:
+                _log.warning("container %s cannot be ended yet: %s", container, error.details())
+            if not await _runs(container, cri):
+                return
+            await asyncio.sleep(_POLL_S)
+
+
+@contextlib.asynccontextmanager
+async def _known_in_time(container: ContainerId) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(_RUNTIME_BACK_S):
-            if await _runs(container, cri) is None:
-                return False
-            await settled(directory)
-            return bool(await _runs(container, cri))
+            yield
     except TimeoutError:
         raise Unsettled(
             f"containerd died in the restore of container {container[:13]}: nobody knows yet "
@@ -109,10 +133,15 @@ async def runs_after_all(container: ContainerId, directory: Path, *, cri: Cri) -
 
 
 async def _runs(container: ContainerId, cri: Cri) -> bool | None:
-    """Return whether a container runs, once containerd answers; None if there is no such one."""
+    """Return whether a container runs, once containerd answers; None if there is no such one.
+
+    A containerd that cannot reach a shim calls its container unknown: that is no answer.
+    """
     while True:
         try:
-            return (await cri.container(container)).running
+            found = await cri.container(container)
+            if found.status.state != api_pb2.CONTAINER_UNKNOWN:
+                return found.running
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return None

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
+from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint import guardian, settle
 
 
@@ -19,7 +20,8 @@ class Containerd:
         answer = self.answers.pop(0)
         if isinstance(answer, grpc.StatusCode):
             raise grpc.aio.AioRpcError(answer, grpc.aio.Metadata(), grpc.aio.Metadata())
-        return SimpleNamespace(running=answer)
+        status = SimpleNamespace(state=answer)
+        return SimpleNamespace(running=answer == api_pb2.CONTAINER_RUNNING, status=status)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +38,9 @@ async def test_a_container_that_is_gone_is_an_answer(tmp_path):
 
 async def test_a_containerd_that_starts_again_is_waited_for(tmp_path):
     away = grpc.StatusCode.UNAVAILABLE
-    cri = Containerd(away, away, False, away, True)
+    unknown = api_pb2.CONTAINER_UNKNOWN  # it cannot reach the shim
+    created, runs = api_pb2.CONTAINER_CREATED, api_pb2.CONTAINER_RUNNING
+    cri = Containerd(away, away, created, away, unknown, runs)
     assert await settle.runs_after_all("c1", tmp_path, cri=cri)
 
 

@@ -207,13 +207,34 @@ async def test_a_start_is_no_cold_one_because_nobody_could_look(scene, monkeypat
     assert scene.node.containerd.revived[-1] == container
 
 
-@pytest.mark.parametrize("begin", [Create, Start])
-async def test_a_pod_stopped_at_every_moment(scene, begin) -> None:
+class Away:
+    """A containerd that refuses a method for some time, and is back then."""
+
+    def __init__(self, times: int, act=lambda: None) -> None:
+        self.left = times
+        self.act = act
+
+    async def __call__(self, request: object) -> None:
+        self.act()
+        if self.left:
+            self.left -= 1
+            raise Refused(grpc.StatusCode.UNAVAILABLE, "containerd has died")
+
+
+@pytest.mark.parametrize(("begin", "away"), [(Create, 0), (Start, 0), (Start, 2)])
+async def test_a_pod_stopped_at_every_moment(scene, begin, away: int) -> None:
     """What was undone is restored in the pod's next sandbox; what was over is the past."""
+    network = scene.network
+
+    def sealed_still() -> None:
+        netns = f"/run/netns/{scene.pod.id}"
+        assert netns not in network.given or network.holds[netns] == "both ways"
+
     count = await moments_of(scene, begin)
     for at in range(1, count + 1):
         scene.next_pod()
         argument = await begin.prepare(scene)
+        scene.node.containerd.before["StopContainer"] = Away(away, sealed_still)
         stops: list[asyncio.Task] = []
         task = begin.call(scene, argument)
         scene.moments.arm(at, lambda stops=stops: stops.append(scene.stopping()))
@@ -344,6 +365,48 @@ async def test_a_containerd_that_stays_away_has_nothing_undone(
         await scene.starting(container)
         assert network.released[-1] == netns
     assert node.containerd.revived[-1] == container
+    await node.remove_pod(scene.pod)
+    await node.relay.calls.until_finished()
+    await scene.nothing_left()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_what_cannot_be_ended_stays_sealed_until_it_is_known_to_have_ended(
+    scene, monkeypatch, ends: bool
+) -> None:
+    """Its archive may be restored elsewhere as soon as the restore is said to have failed."""
+    monkeypatch.setattr("crishim.checkpoint.settle._RUNTIME_BACK_S", 0.05)
+    node, network = scene.node, scene.network
+    scene.next_pod()
+    container, netns = await scene.created(), f"/run/netns/{scene.pod.id}"
+    body = node.containerd.bodies[container]
+    stopped = asyncio.Event()
+
+    async def starting(request: object) -> None:
+        operation = node.flows.locks._operations[container]
+        operation.ask_to_end()  # as a stop of the pod does
+        while network.holds.get(netns) != "both ways":
+            await asyncio.sleep(0)
+
+    async def refuses(request: object) -> None:
+        if not stopped.is_set():
+            body.state = api_pb2.CONTAINER_UNKNOWN  # its shim does not answer
+            raise Refused(grpc.StatusCode.UNKNOWN, "the shim does not answer")
+
+    node.containerd.before = {"StartContainer": starting, "StopContainer": refuses}
+    with pytest.raises(Unavailable, match="nobody knows yet"):
+        await scene.starting(container)
+    uid = scene.pod.metadata.uid
+    for _ in range(2):
+        assert netns in network.given and network.holds[netns] == "both ways"
+        assert node.flows.restored.unsettled(pod_uid=uid, container="counter") == container
+        await node.flows.recovery.tend()
+    stopped.set()
+    body.state = api_pb2.CONTAINER_EXITED if ends else api_pb2.CONTAINER_RUNNING
+    node.containerd.before = {}
+    await node.flows.recovery.tend()
+    assert netns not in network.holds and (netns in network.given) is not ends
+    assert (netns in network.released) is not ends
     await node.remove_pod(scene.pod)
     await node.relay.calls.until_finished()
     await scene.nothing_left()

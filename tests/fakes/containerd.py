@@ -69,6 +69,7 @@ class Containerd:
         records: containerd's own records of containers.
         cold: containers that began from nothing.
         revived: containers whose wrapper restored them.
+        brief: what is restored comes to its end before anybody can look.
         before: awaited before a method is answered; by its last word, such as "StartContainer".
     """
 
@@ -85,6 +86,7 @@ class Containerd:
         self.before: dict[str, Callable[[object], Awaitable[None]]] = {}
         self.counts: defaultdict[str, int] = defaultdict(int)
         self.criu_error = ""
+        self.brief = False
         self.answers: dict[str, Answer] = {}
         for name, kind in api_pb2.DESCRIPTOR.services_by_name[
             "RuntimeService"
@@ -178,7 +180,9 @@ class Containerd:
                 (wrapper.parent / "work" / "restore.log").write_text(self.criu_error)
                 raise Refused(grpc.StatusCode.UNKNOWN, "OCI runtime create failed")
             self.revived.append(body.id)
-        body.state, body.started_at = api_pb2.CONTAINER_RUNNING, 1
+        ended = self.brief and body.id in self.revived
+        body.state = api_pb2.CONTAINER_EXITED if ended else api_pb2.CONTAINER_RUNNING
+        body.started_at = 1
         return api_pb2.StartContainerResponse()
 
     def StopContainer(self, request):

@@ -25,7 +25,7 @@ from crishim.checkpoint.carried import MEMBER, Carried
 from crishim.checkpoint.flow import in_thread
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.losses import Kind, Loss
-from crishim.kernel import atomic, borrow, datagrams, multicast, procs, scheduling, sockopts
+from crishim.kernel import atomic, borrow, datagrams, files, multicast, procs, scheduling, sockopts
 from crishim.kernel.netns import NetnsThread
 
 if TYPE_CHECKING:
@@ -116,11 +116,18 @@ class PutBack:
 
 
 def late(directory: Path) -> list[Loss]:
-    """Return what a restore has lost that could not wait for a daemon; it is told once."""
+    """Return what a restore has lost that could not wait for a daemon; it is told once.
+
+    A disk that refuses is no reason to fail: the processes run.
+    """
+    path = directory / "late"
     try:
-        (directory / "late").unlink()
-    except FileNotFoundError:
-        return []
+        if not files.is_there(path):
+            return []
+    except OSError as error:
+        return [_failed(f"nobody knows whether CRIU was answered in time ({error.strerror})")]
+    with contextlib.suppress(OSError):  # it is told twice then
+        path.unlink()
     return [_failed("nobody answered CRIU in time")]
 
 

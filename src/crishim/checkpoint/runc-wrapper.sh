@@ -52,11 +52,10 @@ restore() {
 case $verb in
     create)
         [ -e "$here/pending" ] || fail "crishim: the checkpoint of this container was restored before; create a new container"
+        # Written first: once the processes run nothing may fail any more.
+        true > "$here/restored" || fail "crishim: nothing can be written next to the checkpoint of this container"
+        restore "$@" && exit 0
         rm -f "$here/restored"
-        if restore "$@"; then
-            : > "$here/restored"
-            exit 0
-        fi
         exit 1
         ;;
     start)

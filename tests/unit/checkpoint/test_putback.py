@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import errno
 import os
 import struct
 
@@ -105,3 +106,14 @@ async def test_nothing_to_put_back(tmp_path):
     async with putback.PutBack(tmp_path) as back:
         assert os.listdir(tmp_path) == []
     assert back.losses == []
+
+
+async def test_a_disk_that_refuses_fails_no_restore_that_was_over(directory, monkeypatch):
+    def refuse(path, *_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    with monkeypatch.context() as patched:
+        async with putback.PutBack(directory) as back:
+            patched.setattr(os, "lstat", refuse)
+            patched.setattr(os, "unlink", refuse)
+    assert "nobody knows whether CRIU was answered" in back.losses[-1].what

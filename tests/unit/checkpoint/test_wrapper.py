@@ -97,6 +97,21 @@ def test_a_failed_restore_fails_the_create_and_is_tried_again(runc):
     assert "restore" in runc.called
 
 
+def test_no_disk_makes_a_failure_of_a_restore_that_was_over(runc):
+    """No file of that name can be written, or taken away, from runc's end on."""
+    mark = runc.directory / "restored"
+    runc.binary.write_text(f"#!/bin/sh\nrm -f '{mark}'; mkdir '{mark}'\n")
+    assert runc.shim(*GLOBAL, *CREATE).returncode == 0
+    assert runc.shim(*GLOBAL, "start", "id1").returncode == 0
+
+
+def test_nothing_is_restored_where_its_success_could_not_be_written(runc):
+    (runc.directory / "restored").mkdir()
+    ended = runc.shim(*GLOBAL, *CREATE)
+    assert ended.returncode == 1 and runc.called is None
+    assert "nothing can be written" in json.loads(runc.log.read_text())["msg"]
+
+
 def test_a_used_checkpoint_is_no_cold_start_but_an_error_as_runc_writes_it(runc):
     pending.finish(runc.directory)
     ended = runc.shim(*GLOBAL, *CREATE)

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -102,18 +103,37 @@ async def test_a_pod_stopped_in_the_middle_of_a_restore_gets_nothing_of_it(node)
     assert node.containerd.cold == []
 
 
-async def test_a_restore_whose_processes_ran_already_is_over_before_the_stop(node) -> None:
+def refusing_path(path: str, really: Callable) -> Callable:
+    """Return a call of `os` that gets no answer of one path's disk."""
+
+    def look(asked, *args: object, **named: object) -> object:
+        if str(asked) == path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return really(asked, *args, **named)
+
+    return look
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_restore_whose_processes_ran_already_is_over_before_the_stop(
+    node, monkeypatch, known: bool
+) -> None:
+    """So is one of which nobody can tell: only what has not begun for certain is broken off."""
     node.archive()
     pod = node.containerd.pod()
     container = await node.create(pod, restore="saved")
     gate = Gate(node, "StartContainer")
     starting = asyncio.ensure_future(node.start(container))
     await gate.reached.wait()
-    (node.paths.restores / container / "work" / "stats-restore").touch()
-    stopping = await no_sooner(node.stop_pod(pod))
-    gate.open.set()
-    await starting
-    await stopping
+    over = node.paths.restores / container / "work" / "stats-restore"
+    over.touch()
+    with monkeypatch.context() as patched:
+        for name in ("stat", "lstat") if not known else ():
+            patched.setattr(os, name, refusing_path(str(over), getattr(os, name)))
+        stopping = await no_sooner(node.stop_pod(pod))
+        gate.open.set()
+        await starting
+        await stopping
     again = await node.create(node.containerd.pod(), restore="saved")
     await node.start(again)
     assert node.containerd.cold == [again]

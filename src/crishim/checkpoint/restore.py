@@ -50,10 +50,10 @@ from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
 from crishim.checkpoint.preparations import Claimant
 from crishim.checkpoint.reader import ArchiveReader
 from crishim.checkpoint.resolve import runc_of
-from crishim.checkpoint.settle import Unsettled
+from crishim.checkpoint.settle import Unsettled, settled
 from crishim.checkpoint.words import AddressMode, OnFailure, TcpMode
 from crishim.errors import Busy, CrishimError, NotFound, Precondition, final_refusals
-from crishim.ids import ContainerId, by_prefix, sandbox_id
+from crishim.ids import ContainerId, SandboxId, by_prefix, sandbox_id
 from crishim.kernel import atomic, files, tree
 from crishim.tools import criu
 from crishim.tools import runc as runcs
@@ -76,6 +76,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
+_LEAVING_S = 30.0
+"""How long the stop of a pod waits for a CRIU that containerd has left at work in it."""
 _TCP_OPTIONS: dict[TcpMode, list[str]] = {
     TcpMode.ESTABLISHED: ["--tcp-established"],
     TcpMode.CLOSE: [],  # a word of CRIU's configuration
@@ -342,6 +344,23 @@ class Restorer:
         write = self.restored.mark if ran else self.restored.turn_back
         await in_thread(lambda: write(pod_uid=pod_uid, container=name))
         return ran
+
+    async def pod_leaves(self, named: str) -> None:
+        """Settle what a restore has left in a pod that its caller owns and whose sandbox goes.
+
+        Raises: Unavailable, Corrupt, grpc.aio.AioRpcError: nobody knows whether its processes run;
+            their address stays behind its hold.
+        """
+        sandbox = SandboxId(named)
+        if not self.sandboxes.in_doubt(sandbox):
+            return
+        arrived = False
+        for item in await self.cri.containers(sandbox):
+            directory = self.paths.restore(ContainerId(item.id))
+            if files.is_there(directory):
+                await settled(directory, wait_s=_LEAVING_S)
+                arrived = await self.reviver.has_arrived(directory) or arrived
+        await self.sandboxes.recover(sandbox, arrived=arrived)
 
     def _given_up(self, plan: pending.RestorePlan) -> Callable[..., Awaitable[None]]:
         """Return what gives a restore up that failed for good, if its pod prefers a cold start."""

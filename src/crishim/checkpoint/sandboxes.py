@@ -354,12 +354,19 @@ class Sandboxes:
         """Get a sandbox ready for CNI to take its address back; what fails here stops nobody.
 
         The node drops first what it could not deliver any more without the sandbox's routes. What
-        is left over is remembered, and `sweep` tries again.
+        is left over is remembered, and `sweep` tries again. So is an address that is `in_doubt`:
+        nobody knows whether its processes run.
         """
         if sandbox in self._held.sandboxes():
             await _tried(self._held.sandbox_stops(SandboxId(sandbox)))
-        if (record := self._records.get(SandboxId(sandbox))) is not None:
+        record = self._records.get(SandboxId(sandbox))
+        if record is not None and record.released:
             await _tried(self._put_back(record))
+
+    def in_doubt(self, sandbox: SandboxId) -> bool:
+        """Return whether a pod has an address, or may have, of a restore that is to be settled."""
+        record = self._records.get(sandbox)
+        return record is not None and not record.released
 
     async def released(self, sandbox: SandboxId) -> None:
         """Write down that an address is there for good: the restore that brought it succeeded."""
@@ -443,7 +450,8 @@ class Sandboxes:
             if record is None:
                 continue
             if sandbox not in live:
-                await _tried(self._put_back(record))
+                leave = self._put_back if record.released else self._take_back
+                await _tried(leave(record))
             elif record.released:
                 await _tried(self._hand_over(record))
                 if sandbox in self._unwritten:

@@ -274,6 +274,7 @@ class CriMethods:
         await self.locks.recovered.wait(sandbox)
         async with self.locks.whole(sandbox):
             self.restorer.preparations.drop(sandbox)
+            await _tried(self.restorer.pod_leaves(sandbox), f"restore in sandbox {sandbox[:13]}")
             await _tried(self.sandboxes.stopping(sandbox), f"address of sandbox {sandbox[:13]}")
             yield sandbox
 

@@ -5,21 +5,24 @@ import contextlib
 import errno
 import os
 import secrets
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import grpc
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import receive
+from crishim.checkpoint import heldrecord, hold, receive
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.receive import ReceiveRequest
 from crishim.checkpoint.restore import RestoreOptions
 from crishim.checkpoint.wanted import read_manifest
 from crishim.errors import Busy, CrishimError, ToolFailed, Unavailable
-from crishim.ids import ContainerId
+from crishim.ids import ContainerId, SandboxId
 from tests.fakes.containerd import Refused
 from tests.fakes.network import STATE, Network
+from tests.unit.checkpoint.samples import held_record
 from tests.unit.moments import Moments
 from tests.unit.server.flows import Node, serving_node
 
@@ -414,6 +417,102 @@ async def test_what_cannot_be_ended_stays_sealed_until_it_is_known_to_have_ended
     await node.remove_pod(scene.pod)
     await node.relay.calls.until_finished()
     await scene.nothing_left()
+
+
+@pytest.fixture
+def waiting(scene, monkeypatch):
+    """A stopped container whose sandbox has gone: the node drops for its address."""
+    sandbox = SandboxId("5" * 64)
+    node_hold = hold.NodeHold((), key=sandbox[:12]).record
+    tables = {node_hold.table}
+
+    async def close(one: hold.NodeHold) -> None:
+        tables.add(one.record.table)
+
+    async def remove(record: hold.HoldRecord) -> None:
+        tables.discard(record.table)
+
+    monkeypatch.setattr(hold.NodeHold, "close", close)
+    monkeypatch.setattr(hold, "remove", remove)
+    record = replace(
+        held_record(archive=str(scene.node.paths.store / "saved.tar")),
+        sandbox=sandbox,
+        interfaces=(STATE,),
+        frozen=False,
+        node_hold=node_hold,
+        pod_hold=None,
+        boot_id=heldrecord.this_boot(),
+        stopped_at_boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+    )
+    scene.node.paths.held.mkdir(parents=True)
+    scene.node.paths.held_sandbox(sandbox).write_bytes(heldrecord.encode(record))
+    scene.node.flows.held.load()
+    return tables
+
+
+@pytest.mark.parametrize("runs", [True, False])
+@pytest.mark.parametrize("settled_by", ["tend", "stop", "removal"])
+async def test_a_restore_in_doubt_has_its_sources_connections_or_they_wait_again(
+    scene, waiting, monkeypatch, settled_by: str, runs: bool
+) -> None:
+    """Whoever is first to hear of containerd what became of it."""
+    monkeypatch.setattr("crishim.checkpoint.settle._RUNTIME_BACK_S", 0.05)
+    node, network, held = scene.node, scene.network, scene.node.flows.held
+    dropping = set(waiting)
+    scene.next_pod()
+    container, netns = await scene.created(), f"/run/netns/{scene.pod.id}"
+
+    async def dies(request: object) -> None:
+        if runs and node.containerd.bodies[container].state == api_pb2.CONTAINER_CREATED:
+            node.containerd.StartContainer(request)
+        raise Refused(grpc.StatusCode.UNAVAILABLE, "containerd has died")
+
+    node.containerd.before = {"StartContainer": dies, "ContainerStatus": Away(1000)}
+    with pytest.raises(Unavailable, match="nobody knows yet"):
+        await scene.starting(container)
+    assert netns in network.given and not waiting
+    node.containerd.before = {}
+    if settled_by == "tend":
+        await node.flows.recovery.tend()
+    elif settled_by == "stop":
+        await scene.stopping()
+        assert netns not in network.given
+    else:
+        node.containerd.RemovePodSandbox(
+            api_pb2.RemovePodSandboxRequest(pod_sandbox_id=scene.pod.id)
+        )
+        await node.flows.sandboxes.sweep()
+        assert netns not in network.given
+    assert netns not in network.holds and not node.flows.sandboxes.doubtful
+    went_on = runs and settled_by != "removal"  # which ends it, seen by nobody
+    assert (netns in network.released) is went_on
+    assert waiting == (set() if went_on else dropping)
+    assert (held.of_addresses(STATE.global_addresses) is None) is went_on
+    assert not held._restoring
+
+
+@pytest.mark.parametrize("state", [api_pb2.CONTAINER_UNKNOWN, api_pb2.CONTAINER_RUNNING])
+async def test_a_stop_of_a_pod_takes_nothing_from_processes_that_may_run(
+    scene, waiting, monkeypatch, state: int
+) -> None:
+    """Its address stays, behind the hold, where containerd does not know what became of them."""
+    monkeypatch.setattr("crishim.checkpoint.settle._RUNTIME_BACK_S", 0.05)
+    node, network = scene.node, scene.network
+    scene.next_pod()
+    container, netns = await scene.created(), f"/run/netns/{scene.pod.id}"
+    node.containerd.before = {"StartContainer": Away(1), "ContainerStatus": Away(1000)}
+    with pytest.raises(Unavailable):
+        await scene.starting(container)
+    node.containerd.before = {}
+    node.containerd.bodies[container].state = state
+    known = state != api_pb2.CONTAINER_UNKNOWN
+    await scene.stopping()
+    assert (netns in network.given) is not known and (netns in network.holds) is not known
+    assert (netns in network.released) is known
+    node.containerd.bodies[container].state = api_pb2.CONTAINER_EXITED
+    await scene.stopping()
+    assert netns not in network.given and netns not in network.holds
+    assert bool(waiting) is not known
 
 
 class Reception:

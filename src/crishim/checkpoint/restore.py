@@ -327,12 +327,13 @@ class Restorer:
         """Find out whether a restore succeeded that nobody could write the end of.
 
         Args: container: in which it was. pod_uid, name: of the pod and container that ask.
-        Raises: Busy: it goes on. Precondition: nobody knows.
+        Raises: Busy, Unavailable: it goes on, or may. Precondition: nobody knows.
         """
         if self.locks.busy(container):
             raise Busy(f"a restore of container {container[:13]} is under way")
         try:
-            ran = bool((await self.cri.container(container)).status.started_at)
+            await settled(self.paths.restore(container), wait_s=0)
+            status = (await self.cri.container(container)).status
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise
@@ -341,6 +342,9 @@ class Restorer:
                 "whether it has run since: it is neither restored again nor started cold",
                 hint="delete the pod, and make a new one that names the checkpoint",
             ) from None
+        if status.state == api_pb2.CONTAINER_UNKNOWN:
+            raise Unsettled(f"containerd does not know whether container {container[:13]} runs")
+        ran = bool(status.started_at)
         write = self.restored.mark if ran else self.restored.turn_back
         await in_thread(lambda: write(pod_uid=pod_uid, container=name))
         return ran

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import address, heldrecord, neighbours, sandboxes, store
+from crishim.checkpoint import address, guardian, heldrecord, neighbours, sandboxes, store
 from crishim.checkpoint.address import AddressRecord
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.restore import RestoreOptions
@@ -373,6 +373,28 @@ async def test_a_restore_that_a_crash_left_unsettled_is_settled_by_what_containe
         crash(node, first)
     await node.start(await node.create(pod, restore="saved", attempt=1))
     assert bool(node.containerd.cold) is ran and bool(node.containerd.revived) is not ran
+
+
+@pytest.mark.parametrize("why", ["containerd does not know", "is at work"])
+async def test_what_may_still_come_to_life_is_not_restored_in_another_container(
+    node, monkeypatch, why: str
+) -> None:
+    node.archive()
+    pod = node.containerd.pod()
+    first = ContainerId(await node.create(pod, restore="saved"))
+    node.flows.restored.begin(pod_uid="uid", container="counter", body=first)
+    with monkeypatch.context() as patched:
+        if why == "is at work":
+            patched.setattr(guardian, "tool_of", lambda _: 7)
+            patched.setattr(guardian, "is_tool", lambda *_: True)
+        else:
+            node.containerd.bodies[first].state = api_pb2.CONTAINER_UNKNOWN
+        error = await failure_of(node.create(pod, restore="saved", attempt=1))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE and why in error.details()
+        assert node.flows.restored.unsettled(pod_uid="uid", container="counter") == first
+    node.containerd.bodies[first].state = api_pb2.CONTAINER_CREATED
+    await node.start(await node.create(pod, restore="saved", attempt=1))
+    assert len(node.containerd.revived) == 1
 
 
 async def test_where_nobody_knows_it_is_neither_restored_again_nor_started_cold(node) -> None:

@@ -31,6 +31,7 @@ _AWAKE = b"awake\n"
 _CLONE_NEWNET = 0x40000000
 _POLL_S = 0.02
 _TOOLS = {b"runc", b"criu"}
+_OPTION = b"--work-path"
 _HALF = "half"
 
 
@@ -244,6 +245,8 @@ def tool_of(directory: Path) -> int:
 def is_tool(pid: int, directory: Path) -> bool:
     """Return whether a process is a runc or CRIU that works on something below `directory`.
 
+    containerd's configuration may give runc any name, so it is known by the option that a dump and
+    a restore have; CRIU itself names no directory, and its runc waits for it.
     It runs beside us: what a container's process writes into its own command line says nothing.
     Raises: OSError: it is there, and cannot be looked at.
     """
@@ -253,7 +256,7 @@ def is_tool(pid: int, directory: Path) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     tools = {os.path.basename(word) for word in words[:2]}
-    if not tools & _TOOLS or not any(_is_below(word, path) for word in words):
+    if not (tools & _TOOLS or _OPTION in words) or not any(_is_below(w, path) for w in words):
         return False
     try:
         return os.path.samestat(os.stat(f"/proc/{pid}/ns/pid"), os.stat("/proc/self/ns/pid"))

@@ -9,12 +9,16 @@ import os
 import subprocess
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from crishim.checkpoint import guardian
 from crishim.checkpoint.guardian import Guardian
+from crishim.checkpoint.restore import runc_options
+from crishim.checkpoint.words import TcpMode
 from crishim.kernel import process
+from crishim.tools import runc
 
 
 @pytest.fixture
@@ -232,6 +236,42 @@ def test_what_a_container_calls_its_processes_is_no_tool(tmp_path, criu_like, mo
 
     monkeypatch.setattr(os, "stat", elsewhere)
     assert not guardian.is_tool(criu_like, tmp_path / "dump")
+
+
+@pytest.mark.parametrize(
+    ("words", "is_one"),
+    [
+        (["runc-1.3.6", "--root", "/x", "checkpoint", "--work-path", "dump"], True),
+        (["runc.real", "restore", "--detach", "--work-path", "dump/work", "c1"], True),
+        (["less", "dump/dump.log"], False),
+        (["runc-1.3.6", "--root", "/x", "checkpoint", "--work-path", "other"], False),
+    ],
+)
+def test_a_runc_is_known_whatever_its_name_is(tmp_path, words, is_one):
+    """containerd's BinaryName says it: not found, its CRIU was in the container that was thawed."""
+    name, *rest = [str(tmp_path / w) if w.startswith(("dump", "other")) else w for w in words]
+    tool = subprocess.Popen(
+        [name, "-c", "read x", *rest], executable="/bin/sh", stdin=subprocess.PIPE
+    )
+    try:
+        while not Path(f"/proc/{tool.pid}/cmdline").read_bytes().startswith(name.encode()):
+            pass
+        assert guardian.is_tool(tool.pid, tmp_path / "dump") == is_one
+        assert (guardian.tool_of(tmp_path / "dump") == tool.pid) == is_one
+    finally:
+        tool.communicate()
+
+
+def test_the_option_that_runc_is_known_by_is_one_that_it_gets(tmp_path):
+    checkpoint = runc.CheckpointOptions(
+        images=tmp_path, work=tmp_path, criu_config=tmp_path, kept_logs=tmp_path,
+        leave_running=True, cgroups_mode="ignore",
+    )  # fmt: skip
+    facts = runc.RuncFacts(version="1.3.6", link_remap=True, cgroups_mode="ignore")
+    plan = SimpleNamespace(tcp=TcpMode.ESTABLISHED)
+    restore = runc_options(tmp_path, tmp_path, plan, facts)
+    for words in (checkpoint.argv("c1"), restore):
+        assert words[words.index(guardian._OPTION.decode()) + 1].startswith(str(tmp_path))
 
 
 def test_a_criu_that_nobody_can_look_for_is_waited_for(tmp_path, monkeypatch):

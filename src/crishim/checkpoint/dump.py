@@ -143,7 +143,8 @@ class Dump:
 
     async def _still_alone(self) -> None:
         """Refuse, in the pause, to cut off a container that was started since preflight."""
-        if await resolve.neighbours(self._source.container, cri=self._shared.cri):
+        starts, cri = self._shared.locks.starts(), self._shared.cri
+        if await resolve.neighbours(self._source.container, cri=cri, starts=starts):
             raise Precondition(
                 "another container of the pod was started meanwhile, and stopping this one would "
                 "cut it off",

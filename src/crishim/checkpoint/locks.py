@@ -141,6 +141,7 @@ class Locks:
         self._quiet: dict[str, asyncio.Event] = {}
         self._execs: dict[object, str] = {}
         self._exec_ended = asyncio.Event()
+        self._starts: dict[object, str] = {}
 
     @contextlib.contextmanager
     def hold(
@@ -194,6 +195,26 @@ class Locks:
     def cut_off(self, sandbox: str) -> bool:
         """Return whether an operation is about to cut a pod off."""
         return any(operation.cuts_off for operation in self._in(sandbox))
+
+    @contextlib.contextmanager
+    def starting(self, container: str) -> Iterator[None]:
+        """Count the block as an ordinary container's start; enter it before asking `cut_off`.
+
+        Args: container: an id or the first digits of one, as the caller gave it.
+        """
+        key = object()
+        self._starts[key] = container
+        try:
+            yield
+        finally:
+            del self._starts[key]
+
+    def starts(self) -> frozenset[str]:
+        """Return what containerd may be busy starting, which its answers do not tell yet.
+
+        Ask before containerd is asked: a start that ends meanwhile is in either of the answers.
+        """
+        return frozenset(self._starts.values())
 
     @property
     def any_cut_off(self) -> bool:

@@ -16,7 +16,7 @@ from crishim.kernel import mounts
 from crishim.tools.runc import Runc
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from crishim._proto.containerd.services.containers.v1 import containers_pb2
     from crishim.containerd.cri import Container, Cri, Sandbox
@@ -79,10 +79,18 @@ async def resolve(
     )
 
 
-async def neighbours(container: Container, *, cri: Cri) -> int:
-    """Return how many other containers of a running container's pod run now."""
+async def neighbours(container: Container, *, cri: Cri, starts: Collection[str] = ()) -> int:
+    """Return how many other containers of a running container's pod run now.
+
+    Args: starts: those that are being started, by their ids or the first digits; they count too.
+    """
     found = await cri.containers(container.sandbox)
-    return sum(c.id != container.id and c.state == container.status.state for c in found)
+    running = (
+        c.state == container.status.state or any(c.id.startswith(start) for start in starts)
+        for c in found
+        if c.id != container.id
+    )
+    return sum(running)
 
 
 def from_kubelet(annotations: Mapping[str, str]) -> bool:

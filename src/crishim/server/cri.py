@@ -184,8 +184,10 @@ class CriMethods:
         """Start a container, or restore it if a checkpoint waits for it."""
         request = api_pb2.StartContainerRequest.FromString(raw)
         if not self.restorer.waits(request.container_id):
-            await self._look_before_start(request.container_id)
-            return await self._forward("StartContainer", raw, context)
+            # Counted before it is looked at: whoever cuts the pod off meanwhile sees one of both.
+            with self.locks.starting(request.container_id):
+                await self._look_before_start(request.container_id)
+                return await self._forward("StartContainer", raw, context)
         container = container_id(request.container_id)
         with self.calls.must_finish(f"restore of {container[:13]}"):
             await self.restorer.start(container, phases=Phases(timeout_s=self.timeout_s))

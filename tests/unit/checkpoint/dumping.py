@@ -175,7 +175,8 @@ class FakeCri:
     async def containers(self, _: str) -> list[api_pb2.Container]:
         await asyncio.sleep(0)
         running = api_pb2.CONTAINER_RUNNING
-        return [api_pb2.Container(id=f"n{i}", state=running) for i in range(self.neighbours)]
+        found = [api_pb2.Container(id=f"n{i}", state=running) for i in range(self.neighbours)]
+        return [*found, api_pb2.Container(id="sidecar", state=api_pb2.CONTAINER_CREATED)]
 
 
 class Node:

@@ -602,6 +602,19 @@ def test_another_container_of_the_pod_is_started_meanwhile(node):
     assert play(node, act).verdict() == "goes on"
 
 
+def test_another_container_of_the_pod_that_containerd_is_busy_starting(node):
+    """It does not run yet, and would come up in a pod that is cut off."""
+
+    async def act(scene):
+        with (
+            scene.locks.starting("side"),
+            pytest.raises(Precondition, match="another container of the pod was started"),
+        ):
+            await scene.dump(stop=True)
+
+    assert play(node, act).verdict() == "goes on"
+
+
 def test_an_exec_session_that_begins_while_queues_are_run_empty(node):
     """Its parent lies outside: CRIU could not dump it."""
     with subprocess.Popen(["sleep", "1000"]) as session:

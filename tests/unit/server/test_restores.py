@@ -11,7 +11,15 @@ import grpc
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import address, guardian, heldrecord, neighbours, sandboxes, store
+from crishim.checkpoint import (
+    address,
+    guardian,
+    heldrecord,
+    neighbours,
+    resolve,
+    sandboxes,
+    store,
+)
 from crishim.checkpoint.address import AddressRecord
 from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.restore import RestoreOptions
@@ -206,6 +214,34 @@ async def test_nothing_begins_in_a_pod_that_a_checkpoint_is_about_to_cut_off(nod
         elsewhere = node.containerd.pod(uid="elsewhere")
         await node.start(await node.create(elsewhere))
     await node.start(other)
+
+
+async def test_a_start_that_containerd_is_busy_with_is_seen_by_who_cuts_its_pod_off(node) -> None:
+    """It takes a second there, and its container does not run before its end."""
+    pod = node.containerd.pod()
+    source, sidecar = [await node.create(pod, name=name) for name in ("source", "sidecar")]
+    await node.start(source)
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: object) -> None:
+        begun.set()
+        await may_end.wait()
+
+    async def others() -> int:
+        flows = node.flows
+        found = await flows.cri.container(source)
+        starts = flows.locks.starts()
+        return await resolve.neighbours(found, cri=flows.cri, starts=starts)
+
+    assert await others() == 0
+    node.containerd.before = {"StartContainer": slow}
+    starting = asyncio.ensure_future(node.start(sidecar))
+    await begun.wait()
+    assert await others() == 1
+    may_end.set()
+    await starting
+    assert await others() == 1
+    assert node.flows.locks.starts() == frozenset()
 
 
 @pytest.fixture

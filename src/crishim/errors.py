@@ -57,15 +57,15 @@ class AlreadyExists(CrishimError):
 
 
 class Precondition(CrishimError):
-    """The state of the container, pod or node forbids the call; a retry alone will not help."""
+    """A state (container, pod, node, checkpoint) forbids the call; a retry alone will not help."""
 
 
 class Busy(CrishimError):
-    """Another operation on the same object is under way; the whole call may be retried."""
+    """The object is being worked on, stopped or removed; the whole call may be retried."""
 
 
 class Unsupported(CrishimError):
-    """The method or the mode is switched off, or this node cannot do it."""
+    """What is asked for is of a kind that cannot be dumped or restored so; no retry helps."""
 
     final = True
 

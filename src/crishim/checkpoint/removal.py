@@ -47,9 +47,10 @@ class Removal:
                 connections wait: they are let go, and the archive stays, which is somebody else's.
             force: remove what is left of a stopped container, and let go of the connections that
                 wait for its restore.
-        Raises: NotFound: there is none. Busy: a container's next start restores it. Precondition:
-            it is what is left of a stopped container, and there is no force. InvalidRequest: it is
-            nothing of these.
+        Raises: NotFound: there is none. Busy: a container's next start restores it, or is being
+            prepared to. Precondition: it is what is left of a stopped container, or connections
+            wait, and there is no force; or a plan cannot be read. InvalidRequest: it is nothing of
+            these.
         """
         if (record := await self._elsewhere(named)) is not None:
             if not force:

@@ -11,10 +11,13 @@ from crishim.cli.exits import Exit
 _DESCRIPTION = """\
 Checkpoint a running container: its memory, its writable layer, its log and the addresses of
 its pod go into one archive. The container pauses for the time of the memory dump only and then
-goes on; with --stop it ends, and its TCP connections wait for its restore.
+goes on; with --stop it ends, and its TCP connections wait for its restore. One that a kubelet
+manages stays frozen until the kubelet stops it.
 
 What a checkpoint cannot keep is said as a warning, here and by `crishim inspect`.
-Nothing is left behind by a failure or by Ctrl-C: the container runs on as before."""
+Nothing is left behind by a failure or by Ctrl-C: the container runs on as before. With --stop it
+may stay frozen once its archive has its name, or may have: the error says so, and Ctrl-C comes
+too late then."""
 
 _EPILOG = """\
 examples:

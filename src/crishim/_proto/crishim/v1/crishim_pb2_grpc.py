@@ -102,9 +102,10 @@ class CheckpointRestoreServicer(object):
 
     def RemoveCheckpoint(self, request, context):
         """Removes one checkpoint from the store, or lets go of connections that wait for an archive
-        elsewhere. NOT_FOUND if there is none of that name, or if none wait; ABORTED while a container
-        waits to be restored from it; FAILED_PRECONDITION while connections wait for its restore and
-        `force` is not set.
+        elsewhere. NOT_FOUND if there is none of that name; INVALID_ARGUMENT for a path outside the
+        store for which none wait; ABORTED while a restore from it is being prepared or waits for its
+        start; FAILED_PRECONDITION without `force` where it is what is left of a stopped container, or
+        connections wait for its restore, and in any case while the plan of a restore cannot be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,7 @@ class ServerConfig:
     socket: Path = Path("/run/crishim/crishim.sock")
     """Created 0600 in a directory of 0700."""
     stop_grace_s: float = 20.0
-    """How long running calls may go on after SIGTERM; a running dump is always waited for."""
+    """How long running calls may go on after SIGTERM; a dump or a restore is always waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +46,11 @@ class CheckpointConfig:
     """Set net.mptcp.enabled=0 in new sandboxes: CRIU refuses MPTCP sockets, and Go programs listen
     with them by default."""
     drain_timeout_s: float = 2.0
-    """How long accept queues may take to become empty, and exec probes to end, before the dump is
-    refused."""
+    """How long execs may take to end, and after that accept queues to become empty, before the dump
+    is refused."""
     timeout_s: float = 600.0
-    """Deadline between the phases of a dump whose caller names none."""
+    """Deadline, between the phases, of a dump or a restore whose caller names none. To prepare a
+    restore and to start it are two where CRI asks for them."""
     connections_wait_s: float = 3600.0
     """How long the connections of a stopped container wait for its restore before they are let
     go."""

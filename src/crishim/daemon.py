@@ -2,7 +2,9 @@
 
 The only place that knows them all; it decides nothing about calls.
 
-Start: locks, channel to containerd (which may not be there yet), socket, READY.
+Start: locks, channel to containerd (which may not be there yet), records read (`Recovery.load`),
+socket, READY; then, in the background, `Recovery.begin`, `run` once containerd answers, and `tend`
+for good.
 Stop: STOPPING, new calls refused, running ones waited for, server, socket, channel, locks.
 """
 

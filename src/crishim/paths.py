@@ -1,7 +1,7 @@
 """Where crishim keeps things on a node, as functions of one state and one run directory.
 
-Layout: STATE survives a reboot (checkpoints, journals, bundles of restored containers); RUN is a
-tmpfs (sockets, locks). Nothing else in the code joins these paths.
+Layout: STATE survives a reboot (checkpoints, records, directories of dumps and of restored
+containers); RUN is a tmpfs (sockets, locks). Nothing else in the code joins these paths.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Paths:
         return self.state / "dumps"
 
     def dump(self, container: ContainerId) -> Path:
-        """Return the working directory of a dump: images, logs, journal; gone after success."""
+        """Return the working directory of a dump: images, logs, notes; gone after success."""
         return self.dumps / container
 
     @property

@@ -125,7 +125,10 @@ class Held:
         return record
 
     def committed(self, record: HeldRecord) -> None:
-        """Take a record as valid: its archive is durable under its final name."""
+        """Take a record as valid: its archive has its final name, or may have.
+
+        From here on the source never goes on. Durable the archive is later only (`ending`).
+        """
         self._records[record.sandbox] = record
         if caught := self._catching.get(record.sandbox):
             caught.share(self._budget)
@@ -250,7 +253,11 @@ class Held:
                 await caught.keep()
 
     async def lift_node_hold(self, sandbox: SandboxId) -> None:
-        """Stop dropping at the node, once the target's own hold stands and has the address."""
+        """Stop dropping at the node, once the target's own hold stands and has the address.
+
+        For the time of a restore only: the record keeps the hold. `restore_node_hold` sets it again
+        where the restore fails, `hand_over` forgets it where it succeeds.
+        """
         self._restoring.add(sandbox)
         async with self._lock(sandbox):
             record = self._records.get(sandbox)
@@ -260,7 +267,8 @@ class Held:
     async def restore_node_hold(self, sandbox: SandboxId) -> None:
         """Drop at the node again, because the restore has failed and another may follow.
 
-        Not behind the back of `hand_over`: rules that came after it would cut a running pod off.
+        It goes as without that restore: by `hand_over` after the next one, or by `give_up`. Not
+        behind the back of `hand_over`: rules that came after it would cut a running pod off.
         """
         async with self._lock(sandbox):
             await self._drop_at_node(sandbox)
@@ -291,9 +299,9 @@ class Held:
     async def hand_over(self, sandbox: SandboxId) -> None:
         """Give up the connections of a stopped container: they were restored elsewhere.
 
-        Its sandbox, if it is still there, keeps the address behind its hold until it is removed; a
-        container that is still frozen is ended when its kubelet stops it. The record goes last:
-        after a failure it is to be called again.
+        The node's hold goes for good, if there is one. Its sandbox, if it is still there, keeps the
+        address behind its hold until it is removed; a container that is still frozen is ended when
+        its kubelet stops it. The record goes last: after a failure it is to be called again.
         """
         async with self._lock(sandbox):
             self._restoring.discard(sandbox)
@@ -321,7 +329,9 @@ class Held:
     async def give_up(self, sandbox: SandboxId, why: str) -> None:
         """Stop holding connections that nobody will restore on this node.
 
-        Whoever has sent something meanwhile learns it at once, by a reset.
+        Their time is up, somebody lets go of them, or CNI has given their address away. The hold of
+        the node goes, as by `hand_over`. Whoever has sent something meanwhile learns it at once, by
+        a reset.
         """
         record = self._records.get(sandbox)
         if record is not None and record.waiting:

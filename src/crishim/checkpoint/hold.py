@@ -46,7 +46,7 @@ _left: set[HoldRecord] = set()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldRecord:
-    """A hold as a journal keeps it.
+    """A hold as a record on disk keeps it.
 
     Attributes:
         netns: path of the namespace that the table is in; "" for the node's own.
@@ -59,7 +59,7 @@ class HoldRecord:
     table: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return a plain dict for a journal; `HoldRecord(**it)` is the way back."""
+        """Return a plain dict for a record; `HoldRecord(**it)` is the way back."""
         return asdict(self)
 
 
@@ -285,7 +285,9 @@ class NodeHold:
     """Drop what the node routes or sends to addresses that no pod has for the moment.
 
     It bridges the time from the removal of the old sandbox until the new one's `TargetHold` stands
-    and has the address. It survives a crash of ours. Ending: `remove` of its record.
+    and has the address. It survives a crash of ours. Ending: `remove` of its record, which is for
+    `held` to do: when the connections are restored (`hand_over`) or let go (`give_up`), and for the
+    time of a restore. One that no record knows is taken away by `strays`.
 
     Args: key: hexadecimal digits that no other hold has; the same key names the same table.
     """

@@ -87,7 +87,10 @@ class Operation:
 
 
 class Recovered:
-    """What a crash has left, by the ids of containers and sandboxes, until it is in order again."""
+    """What is not recovered yet: the containers and sandboxes that a crash has left something of.
+
+    By their ids, each until it is in order again; calls for it wait.
+    """
 
     def __init__(self) -> None:
         self._left: set[str] = set()

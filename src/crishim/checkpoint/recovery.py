@@ -301,7 +301,7 @@ class Recovery:
         async def settle() -> None:
             with self._waited_for(what, sandbox, *names):
                 for directory in directories:
-                    await self._restored(directory, wait_s=wait_s, worked=worked)
+                    await self._restore_ended(directory, wait_s=wait_s, worked=worked)
             await self._settled(sandbox, directories)
 
         if await self._attempt(settle(), what):
@@ -315,7 +315,7 @@ class Recovery:
         async with self.locks.whole(sandbox):
             await to_the_end(self.sandboxes.recover(sandbox, arrived=arrived))
 
-    async def _restored(self, directory: Path, *, wait_s: float, worked: bool) -> None:
+    async def _restore_ended(self, directory: Path, *, wait_s: float, worked: bool) -> None:
         if await in_thread(pending.read, directory) is not None:
             await settled(directory, wait_s=wait_s, worked=worked)
 

@@ -94,7 +94,8 @@ def test_killed_while_criu_restores(runs, victims):
     """By CRI: the container was created from the archive, and is being started.
 
     A containerd whose caller goes away once runc has ended, and before it has heard of it, leaves
-    its own shim behind now and then (docs/next.md): that moment is not among these.
+    its own shim behind now and then, without crishim too (docs/next.md): that moment is not among
+    these.
     """
     points = [p for p in RESTORE_POINTS if (victims, p) != ("daemon", "runc-restore.after")]
     kill_at(runs, "start", victims, points)

@@ -21,6 +21,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+import grpc
+
+from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint import address, body, hold, neighbours, pending, strays, wrappers
 from crishim.checkpoint.abandoned import Abandoned
 from crishim.checkpoint.flow import in_thread, to_the_end
@@ -28,6 +31,7 @@ from crishim.checkpoint.settle import StillAtWork, clear_mounts, settled
 from crishim.errors import Corrupt, Unavailable
 from crishim.ids import SandboxId, sandbox_id
 from crishim.kernel import atomic, files
+from crishim.tools import runc as runcs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
@@ -313,7 +317,31 @@ class Recovery:
         for directory in directories:
             arrived = await self.restorer.reviver.has_arrived(directory) or arrived
         async with self.locks.whole(sandbox):
+            for directory in directories:
+                await to_the_end(self._end_half_restored(directory))
             await to_the_end(self.sandboxes.recover(sandbox, arrived=arrived))
+
+    async def _end_half_restored(self, directory: Path) -> None:
+        """End what a restore has brought to life and containerd does not know as running.
+
+        containerd 2.0 to 2.3 gives a task up whose caller has gone, and its processes go on: a
+        second live copy, once the archive is restored elsewhere. Where containerd is still waiting
+        for them to end, it can clear up after them now.
+        """
+        if await in_thread(pending.read, directory) is None:
+            return
+        try:
+            found = await self.cri.container(directory.name)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return
+        if found.status.state not in (api_pb2.CONTAINER_CREATED, api_pb2.CONTAINER_EXITED):
+            return
+        runc = await self.restorer.runc_of(found)
+        if await in_thread(os.path.lexists, runc.root / found.id):
+            await runcs.end(runc, found.id)
+            _log.warning("container %s: ended what a broken restore has left of it", found.id[:13])
 
     async def _restore_ended(self, directory: Path, *, wait_s: float, worked: bool) -> None:
         if await in_thread(pending.read, directory) is not None:

@@ -167,6 +167,16 @@ def cgroup_of(runc: Runc, container: ContainerId) -> Path:
         raise Corrupt(f"runc's state of container {container[:13]} says nothing") from error
 
 
+async def end(runc: Runc, container: ContainerId) -> None:
+    """End all processes of a container, and have runc forget it; it need not know it.
+
+    Raises: ToolFailed: some may run still.
+    """
+    done = await process.run(runc.argv("delete", "--force", container), timeout_s=_TIMEOUT_S)
+    if done.exit_status != 0:
+        raise ToolFailed("runc delete", done.exit_status, details=logs.last_lines(done.stderr))
+
+
 async def checkpoint(runc: Runc, container: ContainerId, options: CheckpointOptions) -> None:
     """Dump a container through CRIU; without `leave_running` its processes end.
 

@@ -8,11 +8,12 @@ import os
 import pathlib
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
 
+from crishim._proto.runtime.v1 import api_pb2
 from crishim.checkpoint import heldrecord, hold, neighbours, patience
 from crishim.checkpoint.held import Held
 from crishim.checkpoint.heldrecord import encode, this_boot
@@ -24,7 +25,7 @@ from crishim.errors import Busy, Corrupt, DeadlineExceeded, Precondition, ToolFa
 from crishim.kernel import mounts, tree
 from crishim.paths import Paths
 from crishim.tools.runc import Runc
-from tests.unit.checkpoint.samples import held_record
+from tests.unit.checkpoint.samples import held_record, plan
 
 pytestmark = pytest.mark.usefixtures("kernel")
 
@@ -639,3 +640,46 @@ async def test_no_address_is_taken_back_because_nobody_could_list_the_restores(n
         await recovery._by_sandbox()
     mend()
     assert await recovery._by_sandbox() == {"5a": [node.paths.restores / "c1"]}
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("state", ["CREATED", "RUNNING", "EXITED", "UNKNOWN"])
+@pytest.mark.parametrize("waits", [True, False])
+async def test_what_containerd_has_given_up_does_not_live_on(
+    node, monkeypatch, waits, state, known
+):
+    """containerd 2.1 leaves the processes of a task alone whose caller has gone."""
+    ended, recovered = [], []
+    directory = node.paths.restores / "c1"
+    directory.mkdir(parents=True)
+    if waits:
+        (directory / "pending").write_text(json.dumps(asdict(plan())))
+    if known:
+        (node.path / "runc" / "c1").mkdir(parents=True)
+
+    async def container(identity):
+        number = api_pb2.ContainerState.Value(f"CONTAINER_{state}")
+        return SimpleNamespace(id=identity, status=api_pb2.ContainerStatus(state=number))
+
+    async def runc_of(_):
+        return Runc(binary="runc", root=node.path / "runc")
+
+    async def has_arrived(_):
+        return False
+
+    async def end(_, identity):
+        assert not recovered, "its address goes first, and its processes run"
+        ended.append(identity)
+
+    async def recover(sandbox, *, arrived):
+        recovered.append((sandbox, arrived))
+
+    monkeypatch.setattr("crishim.tools.runc.end", end)
+    reviver = SimpleNamespace(has_arrived=has_arrived)
+    restorer = SimpleNamespace(runc_of=runc_of, reviver=reviver)
+    recovery = replace(node.recovery, cri=SimpleNamespace(container=container), restorer=restorer)
+    monkeypatch.setattr(node.sandboxes, "recover", recover)
+    await recovery._settled("s1", [directory])
+    given_up = waits and known and state in ("CREATED", "EXITED")
+    assert ended == (["c1"] if given_up else [])
+    assert recovered == [("s1", False)]

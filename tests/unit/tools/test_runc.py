@@ -2,7 +2,8 @@
 
 import pytest
 
-from crishim.errors import Precondition
+from crishim.errors import Precondition, ToolFailed
+from crishim.ids import ContainerId
 from crishim.kernel import mounts
 from crishim.kernel.mounts import parse_mountinfo
 from crishim.tools import runc
@@ -65,3 +66,17 @@ async def test_a_runc_that_would_change_the_node_s_cgroup2_mount(program, cgroup
     assert "runc 1.2 or newer" in caught.value.hint
     cgroups(V1)
     assert (await runc.facts(old)).cgroups_mode == "soft"
+
+
+@pytest.mark.parametrize("status", [0, 1])
+async def test_a_container_whose_end_fails_may_run_still(tmp_path, status):
+    binary = tmp_path / "runc"
+    binary.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\necho no >&2\nexit {status}\n')
+    binary.chmod(0o755)
+    ending = runc.end(runc.Runc(binary=str(binary), root=tmp_path), ContainerId("c1"))
+    if status:
+        with pytest.raises(ToolFailed, match="runc delete"):
+            await ending
+    else:
+        await ending
+    assert (tmp_path / "said").read_text() == f"--root {tmp_path} delete --force c1\n"

@@ -85,10 +85,10 @@ class Dump:
                 await self._pause(undo, ready)
             with step("memory"):
                 written = await self._memory(undo, ready, frozen_at_ns)
+            self._quiet.end()  # a restore that waits for this dump has its own bulk work now
             if not stop:
                 with step("resume", deadline=False):
                     await self._thaw()
-                    self._quiet.end()
                     ready.gate.close()
                     await self._made.connections.release()
             with step("pack", deadline=stop):

@@ -80,6 +80,7 @@ class Held:
         self._catching: dict[SandboxId, hold.SourceHold] = {}
         self._locks: dict[SandboxId, asyncio.Lock] = {}
         self._restoring: set[SandboxId] = set()
+        self._gone_on: set[SandboxId] = set()  # to be handed over to the end
         self._syncing: dict[SandboxId, asyncio.Future[None]] = {}
         self._budget = packet.Budget(_CAUGHT_BYTES_MAX)
 
@@ -148,6 +149,7 @@ class Held:
         """
         self._records.pop(sandbox, None)
         self._undecided.discard(sandbox)
+        self._gone_on.discard(sandbox)
         self._catching.pop(sandbox, None)
         self._files.remove(sandbox)
 
@@ -247,7 +249,7 @@ class Held:
     async def _leave_sandbox(self, sandbox: SandboxId) -> None:
         async with self._lock(sandbox), contextlib.AsyncExitStack() as steps:
             record = self._records.get(sandbox)
-            if record is not None and record.waiting:
+            if record is not None and record.waiting and sandbox not in self._gone_on:
                 steps.push_async_callback(self._node_takes_over, record)
             if caught := self._catching.get(sandbox):
                 await caught.keep()
@@ -259,6 +261,9 @@ class Held:
         where the restore fails, `hand_over` forgets it where it succeeds.
         """
         self._restoring.add(sandbox)
+        record = self._records.get(sandbox)
+        if record is None or record.node_hold is None:
+            return  # a source that is just being ended has the lock, and must not hold us up
         async with self._lock(sandbox):
             record = self._records.get(sandbox)
             if record is not None and record.node_hold is not None:
@@ -275,7 +280,9 @@ class Held:
 
     async def _drop_at_node(self, sandbox: SandboxId) -> None:
         record = self._records.get(sandbox)
-        if record is not None and record.node_hold is not None and record.waiting:
+        if sandbox in self._gone_on or record is None or record.node_hold is None:
+            return
+        if record.waiting:
             await hold.NodeHold(record.waiting, key=sandbox[:12]).close()
 
     async def keep_again(self, sandbox: SandboxId) -> None:
@@ -304,10 +311,12 @@ class Held:
         its kubelet stops it. The record goes last: after a failure it is to be called again.
         """
         async with self._lock(sandbox):
-            self._restoring.discard(sandbox)
             record = self._records.get(sandbox)
             if record is None:
                 return
+            # Another pod has the address: whatever of the rest fails, nobody drops for it again.
+            self._gone_on.add(sandbox)
+            self._restoring.discard(sandbox)
             if caught := self._catching.pop(sandbox, None):
                 await caught.take_frames()
             await neighbours.loosen(record.waiting)
@@ -319,6 +328,7 @@ class Held:
                 await self.forgotten_for_good()
             else:
                 await self._write(replace(record, handed_over=True))
+                self._gone_on.discard(sandbox)
 
     def sandbox_removed(self, sandbox: str) -> None:
         """Forget a container whose connections have gone on elsewhere, with its sandbox."""
@@ -358,7 +368,10 @@ class Held:
             raise failed
 
     async def _look_after(self, sandbox: SandboxId, *, gone: bool, wait_s: float) -> None:
-        record = self._records[sandbox]
+        if sandbox in self._gone_on:
+            await self.hand_over(sandbox)
+        if (record := self._records.get(sandbox)) is None:
+            return
         if sandbox not in self._undecided and record.boot_id != heldrecord.this_boot():
             await self._in_this_boot(sandbox)  # it was read late, or failed at the start
             record = self._records.get(sandbox, record)

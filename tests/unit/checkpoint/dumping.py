@@ -359,6 +359,7 @@ class Scene:
             handover = stack.enter_context(self.handovers.expect(ID))
             await handover.wait_held()
             archive, _ = await handover.wait_archive()
+            assert bulk_work_ends(), "its own stands still for the pause that waits for it"
             if fails:
                 raise ZeroDivisionError
             with ArchiveReader.open(archive, trusted_owner=False) as reader:

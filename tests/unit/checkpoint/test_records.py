@@ -158,3 +158,45 @@ async def test_the_node_drops_nothing_once_connections_have_gone_on(held, monkey
     await asyncio.gather(*works)
     assert held.of_sandbox(record.sandbox) is None
     assert tables.there == set()
+
+
+@pytest.mark.parametrize("sandbox", ["there", "gone"])
+async def test_connections_that_have_gone_on_are_left_alone_though_the_rest_fails(
+    held, monkeypatch, sandbox
+):
+    """host-local's lock is taken, the source's pod goes, and everything is looked after."""
+    tables = Tables(monkeypatch)
+    tables.may_go_on.set()
+    record = held_record(archive="/a", boot_id=this_boot())
+    node_hold = hold.NodeHold(record.waiting, key=record.sandbox[:12]).record
+    record = dataclasses.replace(
+        record, node_hold=node_hold if sandbox == "gone" else None, frozen=False
+    )
+    held._files.write(record.sandbox, record)
+    held.load()
+    held.committed(record)
+
+    def taken(*_, **__):
+        raise Busy("host-local holds its lock")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("crishim.checkpoint.reservation.release", taken)
+        with pytest.raises(Busy):
+            await held.hand_over(record.sandbox)
+        await held.sandbox_stops(record.sandbox)
+        with pytest.raises(Busy):
+            await held.sweep([], wait_s=1e9)
+    assert tables.there == set()
+    monkeypatch.setattr("crishim.checkpoint.reservation.release", lambda *_, **__: None)
+    await held.sweep([], wait_s=1e9)
+    assert held.of_sandbox(record.sandbox) is None
+    assert tables.there == set()
+
+
+async def test_a_restore_waits_for_no_source_that_is_being_ended(held):
+    """It has no hold of the node to lift, and clients wait for it."""
+    record = dataclasses.replace(held_record(archive="/a", boot_id=this_boot()), frozen=False)
+    held._files.write(record.sandbox, record)
+    held.load()
+    async with held._lock(record.sandbox), asyncio.timeout(5):
+        await held.lift_node_hold(record.sandbox)

@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.02
+_END_AGAIN_S = 0.5
 _TAKING_BACK_S = 0.5
 """From the end of `runc restore` until containerd has ended what nobody waits for any more."""
 _RUNTIME_BACK_S = 30.0
+_MAY_RUN = (api_pb2.CONTAINER_RUNNING, api_pb2.CONTAINER_UNKNOWN)
 
 
 class Unsettled(Unavailable):
@@ -107,17 +109,21 @@ async def runs_after_all(container: ContainerId, directory: Path, *, cri: Cri) -
 async def ended(container: ContainerId, *, cri: Cri) -> None:
     """End a container that has come to life behind its hold; none of its processes is left then.
 
+    A containerd that cannot reach a shim calls its container unknown: it is asked again to end it.
     Raises: Unsettled: containerd has not ended it within half a minute.
     """
+    told = False
     async with _known_in_time(container):
         while True:
             try:
                 await cri.end_container(container)
             except grpc.aio.AioRpcError as error:
-                _log.warning("container %s cannot be ended yet: %s", container, error.details())
-            if not await _runs(container, cri):
+                if not told:
+                    _log.warning("container %s cannot be ended yet: %s", container, error.details())
+                told = True
+            if await _state(container, cri) not in _MAY_RUN:
                 return
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(_END_AGAIN_S)
 
 
 @contextlib.asynccontextmanager
@@ -134,16 +140,21 @@ async def _known_in_time(container: ContainerId) -> AsyncIterator[None]:
 
 
 async def _runs(container: ContainerId, cri: Cri) -> bool | None:
-    """Return whether a container runs, once containerd answers; None if there is no such one.
-
-    A containerd that cannot reach a shim calls its container unknown: that is no answer.
-    """
+    """Return whether a container runs, once containerd tells; None if there is no such one."""
     while True:
-        try:
-            found = await cri.container(container)
-            if found.status.state != api_pb2.CONTAINER_UNKNOWN:
-                return found.running
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                return None
+        state = await _state(container, cri)
+        if state != api_pb2.CONTAINER_UNKNOWN:
+            return None if state is None else state == api_pb2.CONTAINER_RUNNING
         await asyncio.sleep(_POLL_S)  # containerd starts again
+
+
+async def _state(container: ContainerId, cri: Cri) -> int | None:
+    """Return a container's state, which is unknown where containerd does not answer, or says so.
+
+    None if there is no such container.
+    """
+    try:
+        return (await cri.container(container)).status.state
+    except grpc.aio.AioRpcError as error:
+        gone = error.code() is grpc.StatusCode.NOT_FOUND
+        return None if gone else api_pb2.CONTAINER_UNKNOWN

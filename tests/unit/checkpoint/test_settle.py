@@ -68,3 +68,40 @@ async def test_a_process_that_cannot_be_looked_at_has_not_ended(tmp_path, monkey
     monkeypatch.setattr(guardian, "is_tool", is_tool)
     assert await settle.tools_ended(tmp_path)
     assert next(answers, None) is None
+
+
+class Refusing(Containerd):
+    """Refuses to end a container some times, whose states it tells in turn."""
+
+    def __init__(self, refusals, *states):
+        super().__init__(*states)
+        self.refusals = refusals
+        self.asked = 0
+
+    async def end_container(self, _):
+        self.asked += 1
+        if self.asked <= self.refusals:
+            away = grpc.StatusCode.UNAVAILABLE
+            raise grpc.aio.AioRpcError(away, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+
+@pytest.mark.parametrize(
+    "state", [api_pb2.CONTAINER_UNKNOWN, api_pb2.CONTAINER_RUNNING, grpc.StatusCode.UNAVAILABLE]
+)
+@pytest.mark.parametrize("then", [api_pb2.CONTAINER_EXITED, grpc.StatusCode.NOT_FOUND])
+async def test_a_container_that_could_not_be_ended_is_ended_again(monkeypatch, caplog, state, then):
+    """One that containerd called unknown was waited for, and nobody asked again to end it."""
+    monkeypatch.setattr(settle, "_END_AGAIN_S", 0)
+    monkeypatch.setattr(settle, "_RUNTIME_BACK_S", 1)
+    cri = Refusing(2, state, state, then)
+    await settle.ended("c1", cri=cri)
+    assert cri.asked == 3 and not cri.answers
+    assert len(caplog.records) == 1
+
+
+async def test_a_container_that_cannot_be_ended_is_asked_for_at_leisure(monkeypatch):
+    monkeypatch.setattr(settle, "_RUNTIME_BACK_S", 0.2)
+    cri = Refusing(1000, *[api_pb2.CONTAINER_RUNNING] * 1000)
+    with pytest.raises(settle.Unsettled):
+        await settle.ended("c1", cri=cri)
+    assert cri.asked == 1

@@ -326,6 +326,7 @@ class Restorer:
     async def settle(self, container: ContainerId, *, pod_uid: str, name: str) -> bool:
         """Find out whether a restore succeeded that nobody could write the end of.
 
+        One that was broken off did not, although its processes have run behind their hold.
         Args: container: in which it was. pod_uid, name: of the pod and container that ask.
         Raises: Busy, Unavailable: it goes on, or may. Precondition: nobody knows.
         """
@@ -344,7 +345,8 @@ class Restorer:
             ) from None
         if status.state == api_pb2.CONTAINER_UNKNOWN:
             raise Unsettled(f"containerd does not know whether container {container[:13]} runs")
-        ran = bool(status.started_at)
+        broken_off = await self.reviver.ended_if_broken_off(container)
+        ran = bool(status.started_at) and not broken_off
         write = self.restored.mark if ran else self.restored.turn_back
         await in_thread(lambda: write(pod_uid=pod_uid, container=name))
         return ran

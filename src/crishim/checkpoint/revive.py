@@ -37,8 +37,11 @@ if TYPE_CHECKING:
     from crishim.paths import Paths
 
 _log = logging.getLogger(__name__)
+_LOG = "restore.log"
 _OVER = "stats-restore"
 """CRIU writes it as soon as it has let the processes go."""
+_BROKEN_OFF = "broken-off"
+"""Stands beside it, from the moment that nothing gets out any more until the next attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,9 @@ class Reviver:
             nothing is to be undone.
         """
         operation.refuse_if_asked()
+        work = self.paths.restore(container) / "work"
+        for name in (_LOG, _OVER, _BROKEN_OFF):
+            (work / name).unlink(missing_ok=True)
         began = time.monotonic()
         sealing: list[asyncio.Future[bool]] = []
 
@@ -83,13 +89,20 @@ class Reviver:
 
     async def _seal(self, container: ContainerId, arrival: Arrival | None) -> bool:
         """Let nothing of the pod out any more; return whether nothing had got out before."""
+        work = self.paths.restore(container) / "work"
         try:
             if arrival is not None:
                 await arrival.seal()
-            return not files.is_there(self.paths.restore(container) / "work" / _OVER)
+            if files.is_there(work / _OVER):
+                return False
         except Exception as error:  # noqa: BLE001 - whatever it is, it goes on then
             _log.warning("the restore of %s cannot be broken off: %s", container[:13], error)
             return False
+        try:
+            (work / _BROKEN_OFF).touch()
+        except OSError as error:  # it matters only where containerd cannot end the container
+            _log.warning("the end of %s's restore is not on record: %s", container[:13], error)
+        return True
 
     async def _start(self, container: ContainerId) -> None:
         """Have the container started.
@@ -98,9 +111,7 @@ class Reviver:
         still runs after a good start is not asked: an end of its own is no failure to restore.
         """
         directory = self.paths.restore(container)
-        log = directory / "work" / "restore.log"
-        for path in (log, directory / "work" / _OVER):
-            path.unlink(missing_ok=True)
+        log = directory / "work" / _LOG
         try:
             await self.cri.start_container(container)
         except grpc.aio.AioRpcError as error:
@@ -127,8 +138,10 @@ class Reviver:
     async def has_arrived(self, directory: Path) -> bool:
         """Return whether a container was restored and runs, with its address if it keeps one.
 
-        Nobody works on its restore any more, which is finished then.
-        Raises: Unsettled, grpc.aio.AioRpcError: nobody knows. Corrupt: its plan is damaged.
+        Nobody works on its restore any more, which is finished then. One that was broken off never
+        goes forward: its container is ended.
+        Raises: Unsettled, grpc.aio.AioRpcError, OSError: nobody knows.
+            Corrupt: its plan is damaged.
         """
         plan = await in_thread(pending.read, directory)
         container = ContainerId(directory.name)
@@ -138,6 +151,8 @@ class Reviver:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise
             return False
+        if await self.ended_if_broken_off(container):
+            return False
         if found.status.state == api_pb2.CONTAINER_UNKNOWN:
             raise Unsettled(f"containerd does not know whether container {container[:13]} runs")
         if plan is not None and found.running:
@@ -145,9 +160,19 @@ class Reviver:
             await self.finish(container)
         return found.running and (plan is None or plan.address == AddressMode.KEEP)
 
+    async def ended_if_broken_off(self, container: ContainerId) -> bool:
+        """Return whether a restore was broken off before anything had got out; it has ended then.
+
+        Raises: Unsettled: its container may run still. OSError: nobody can tell.
+        """
+        if not files.is_there(self.paths.restore(container) / "work" / _BROKEN_OFF):
+            return False
+        await ended(container, cri=self.cri)
+        return True
+
     async def tell(self, container: ContainerId, phases: Phases) -> None:
         """Say what is not as it was, after a restore that went well."""
-        log = self.paths.restore(container) / "work" / "restore.log"
+        log = self.paths.restore(container) / "work" / _LOG
         phases.lose(await in_thread(unkept.by_criu, log))
         losses.log(phases.losses, subject=f"restore of {container[:13]}")
 

@@ -378,9 +378,9 @@ async def test_a_containerd_that_stays_away_has_nothing_undone(
     await scene.nothing_left()
 
 
-@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("state", [api_pb2.CONTAINER_EXITED, api_pb2.CONTAINER_RUNNING])
 async def test_what_cannot_be_ended_stays_sealed_until_it_is_known_to_have_ended(
-    scene, monkeypatch, ends: bool
+    scene, monkeypatch, state: int
 ) -> None:
     """Its archive may be restored elsewhere as soon as the restore is said to have failed."""
     monkeypatch.setattr("crishim.checkpoint.settle._RUNTIME_BACK_S", 0.05)
@@ -410,11 +410,15 @@ async def test_what_cannot_be_ended_stays_sealed_until_it_is_known_to_have_ended
         assert node.flows.restored.unsettled(pod_uid=uid, container="counter") == container
         await node.flows.recovery.tend()
     stopped.set()
-    body.state = api_pb2.CONTAINER_EXITED if ends else api_pb2.CONTAINER_RUNNING
+    body.state = state
     node.containerd.before = {}
     await node.flows.recovery.tend()
-    assert netns not in network.holds and (netns in network.given) is not ends
-    assert (netns in network.released) is not ends
+    assert body.state == api_pb2.CONTAINER_EXITED
+    assert netns not in network.holds and netns not in network.given
+    assert netns not in network.released
+    again = await scene.created()
+    await scene.starting(again)
+    assert node.containerd.revived[-1] == again, "the pod's next container is cold"
     await node.remove_pod(scene.pod)
     await node.relay.calls.until_finished()
     await scene.nothing_left()
@@ -514,6 +518,36 @@ async def test_a_stop_of_a_pod_takes_nothing_from_processes_that_may_run(
     await scene.stopping()
     assert netns not in network.given and netns not in network.holds
     assert bool(waiting) is not known
+
+
+async def test_a_restore_that_a_stop_has_sealed_is_not_let_out_by_that_stop(
+    scene, waiting, monkeypatch
+) -> None:
+    """containerd cannot end it in time, and says at last that it runs."""
+    monkeypatch.setattr("crishim.checkpoint.settle._RUNTIME_BACK_S", 0.05)
+    node, network, held = scene.node, scene.network, scene.node.flows.held
+    dropping = set(waiting)
+    scene.next_pod()
+    container, netns = await scene.created(), f"/run/netns/{scene.pod.id}"
+    stops: list[asyncio.Task] = []
+
+    async def starting(request: object) -> None:
+        stops.append(scene.stopping())
+        while network.holds.get(netns) != "both ways":
+            await asyncio.sleep(0)
+
+    node.containerd.before = {"StartContainer": starting, "StopContainer": Away(1000)}
+    with pytest.raises(Unavailable, match="nobody knows yet"):
+        await scene.starting(container)
+    assert isinstance(await ended(stops[0]), bytes)
+    assert netns not in network.released
+    uid = scene.pod.metadata.uid
+    assert not node.flows.restored.before(pod_uid=uid, container="counter")
+    node.containerd.before = {}
+    await node.flows.recovery.tend()  # the pod is gone, or its container is ended now
+    assert netns not in network.released and netns not in network.given
+    assert waiting == dropping and held.of_addresses(STATE.global_addresses) is not None
+    assert container not in node.containerd.running()
 
 
 class Reception:

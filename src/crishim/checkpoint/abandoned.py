@@ -58,6 +58,10 @@ class Abandoned:
         Raises: StillAtWork: one of them is still, or a dump of ours; nothing is done.
         """
         until = time.monotonic() + wait_s
+        if not await in_thread(os.path.lexists, work):
+            # A CRIU may have been at work when it went: the container is left alone until its end.
+            await tools_ended(work, wait_s=wait_s)
+            return
         while (lock := await in_thread(atomic.try_lock, work / "lock")) is None:
             if time.monotonic() >= until:
                 raise StillAtWork(f"somebody works in {work}")

@@ -75,16 +75,18 @@ class Dumper:
             ToolMissing: there is no CRIU, or only one that is too old.
             AlreadyExists: the output is there already; nothing was overwritten.
             Busy: another operation on the container is under way, or it is being stopped.
+            Unavailable: what an earlier daemon left in its pod is not in order yet.
             NoSpace: the archive does not fit, or too many dumps wait; the container runs on.
             ToolFailed: runc or CRIU failed; the container runs on, CRIU's log is kept.
             DeadlineExceeded: between two phases; the container runs on.
         On cancel: at the next phase; the container runs on.
         """
         source = await self._resolve(request.container, phases)
+        container, sandbox = source.container.id, source.sandbox.id
+        await self.shared.locks.recovered.wait(container, sandbox)
         self._refuse_stopped(source)
         if request.stop:
             await self._refuse_unrestorable(source)
-        container, sandbox = source.container.id, source.sandbox.id
         hold = self.shared.locks.hold(container, "checkpoint", sandbox=sandbox)
         with hold as operation:
             async with contextlib.AsyncExitStack() as turn:

@@ -19,6 +19,7 @@ import logging
 import os
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -35,7 +36,6 @@ from crishim.tools import runc as runcs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
-    from pathlib import Path
     from typing import Any
 
     from crishim.checkpoint.held import Held
@@ -68,7 +68,7 @@ class Recovery:
     connections_wait_s: float
     _unsettled: dict[SandboxId, list[Path]] = field(default_factory=dict)
     _expected: set[str] = field(default_factory=set)
-    _at_work: dict[str, set[str]] = field(default_factory=dict)
+    _at_work: dict[Path | SandboxId, set[str]] = field(default_factory=dict)
     _failing: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
     _again: dict[str, Callable[[], Coroutine[Any, Any, object]]] = field(default_factory=dict)
@@ -155,7 +155,7 @@ class Recovery:
             exchange = partial(body.recover, directory, records=self.records)
             await self._until_done(exchange, f"record of container {directory.name[:13]}")
         self._unsettled.update(await self._by_sandbox())
-        self.locks.recovered.done(*(self._expected - self._still_left()))
+        self._may_go_on(self._expected - self._still_left())
         async with asyncio.TaskGroup() as group:
             for sandbox in {*self.held.sandboxes(), *self._unsettled}:
                 group.create_task(self._deal_with(sandbox))
@@ -193,8 +193,10 @@ class Recovery:
         await asyncio.gather(*(self._finish(item) for item in self._idle(self.held.unended)))
 
     def _works(self) -> list[Path]:
-        """Return the directories of dumps that are none of ours."""
-        return [work for work in self._abandoned.directories() if not self.locks.busy(work.name)]
+        """Return the directories of dumps that are none of ours; a tool's may be gone by now."""
+        works = {*self._abandoned.directories()}
+        works.update(place for place in self._at_work if isinstance(place, Path))
+        return [work for work in sorted(works) if not self.locks.busy(work.name)]
 
     def _idle(self, sandboxes: Iterable[SandboxId]) -> list[SandboxId]:
         return [sandbox for sandbox in sandboxes if not self.locks.busy_in(sandbox)]
@@ -204,9 +206,12 @@ class Recovery:
         self.locks.recovered.done(*set(ids).difference(*self._at_work.values()))
 
     @contextlib.contextmanager
-    def _waited_for(self, what: str, *ids: str) -> Iterator[None]:
-        """Have calls for these wait for the block, and on if it finds an earlier daemon's tool."""
-        self._at_work[what] = self._expected.intersection(ids)
+    def _waited_for(self, place: Path | SandboxId, *ids: str) -> Iterator[None]:
+        """Have calls for these wait for the block, and on if it finds an earlier daemon's tool.
+
+        Args: place: the directory of a dump, or the sandbox of restores.
+        """
+        self._at_work[place] = self._expected.intersection(ids)
         at_work = False
         try:
             yield
@@ -215,7 +220,7 @@ class Recovery:
             raise
         finally:
             if not at_work:
-                del self._at_work[what]
+                del self._at_work[place]
 
     async def _look_after(self) -> None:
         await self._attempt(self._wrappers(), "wrappers of restored containers")
@@ -247,7 +252,7 @@ class Recovery:
         ids = {work.name} if record is None else {work.name, record.sandbox}
 
         async def put_in_order() -> None:
-            with self._waited_for(what, *ids):
+            with self._waited_for(work, *ids):
                 await self._abandoned.put_in_order(work, wait_s=wait_s)
 
         return await self._attempt(put_in_order(), what)
@@ -300,10 +305,10 @@ class Recovery:
         what = f"pod {sandbox[:13]}"
         directories = self._unsettled.get(sandbox, [])
         names = [directory.name for directory in directories]
-        worked = what in self._at_work
+        worked = sandbox in self._at_work
 
         async def settle() -> None:
-            with self._waited_for(what, sandbox, *names):
+            with self._waited_for(sandbox, sandbox, *names):
                 for directory in directories:
                     await self._restore_ended(directory, wait_s=wait_s, worked=worked)
             await self._settled(sandbox, directories)

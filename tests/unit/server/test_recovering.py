@@ -3,12 +3,24 @@
 import asyncio
 import os
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import address, guardian, neighbours, pending, recovery, settle, strays
+from crishim.checkpoint import (
+    address,
+    dumper,
+    guardian,
+    neighbours,
+    pending,
+    recovery,
+    settle,
+    strays,
+)
+from crishim.checkpoint.phases import Phases
 from crishim.checkpoint.pins import Pins
+from crishim.checkpoint.request import DumpRequest
 from crishim.errors import ToolFailed, Unavailable
 from crishim.ids import ContainerId
 from crishim.kernel import tree
@@ -98,6 +110,51 @@ async def test_a_criu_of_a_dump_that_does_not_end_holds_up_no_other_pod(node, mo
         tool.communicate()
         await keeper.tend()
     assert not stuck.exists() and not await is_waited_for(node, "d1") and not keeper.restless
+
+
+@pytest.mark.parametrize("seen_by", ["run", "tend"])
+async def test_the_files_of_a_dump_go_while_its_criu_is_at_work(node, monkeypatch, seen_by):
+    """Calls wait for the CRIU, not for its files: who has removed them never told."""
+    monkeypatch.setattr(recovery, "_TOOLS_S", 0.05)
+    work = node.paths.dumps / "d1"
+    work.mkdir(parents=True)
+    tool = at_work(work)
+    keeper = node.flows.recovery
+    keeper.load()
+    async with asyncio.timeout(5):
+        await keeper.begin()
+        if seen_by == "tend":
+            await keeper.run()
+        tree.remove_tree(work)
+        await (keeper.run() if seen_by == "run" else keeper.tend())
+        assert await is_waited_for(node, "d1") and keeper.restless
+        tool.communicate()
+        await keeper.tend()
+    assert not await is_waited_for(node, "d1") and not keeper.restless
+
+
+async def test_a_checkpoint_waits_for_what_an_earlier_one_has_left(node, monkeypatch):
+    """As a restore does; its CRIU would come upon the earlier one's."""
+    wanted = DumpRequest(container="d1", output=node.paths.store / "a.tar")
+    container, sandbox = SimpleNamespace(id="d1"), SimpleNamespace(id="5a")
+
+    async def resolve(*_, **__):
+        return SimpleNamespace(container=container, sandbox=sandbox)
+
+    def dump(*_, **__):
+        raise ToolFailed("runc", 1)
+
+    monkeypatch.setattr(dumper, "resolve", resolve)
+    monkeypatch.setattr(dumper, "Dump", dump)
+    recovered = node.flows.locks.recovered
+    recovered.expect(["d1", "5a"])
+    dumping = asyncio.ensure_future(node.flows.dumper.dump(wanted, Phases()))
+    for identity in ("d1", "5a"):
+        await asyncio.wait([dumping], timeout=0.05)
+        assert not dumping.done()
+        recovered.done(identity)
+    with pytest.raises(ToolFailed):
+        await asyncio.wait_for(dumping, 5)
 
 
 async def test_a_criu_of_a_restore_that_does_not_end_holds_up_no_other_pod(node, monkeypatch):

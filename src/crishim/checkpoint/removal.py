@@ -10,16 +10,19 @@ import ipaddress
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
+from crishim.checkpoint import patience
 from crishim.checkpoint.flow import in_thread
 from crishim.errors import InvalidRequest, Precondition
 from crishim.ids import checkpoint_name
 from crishim.kernel import atomic
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from crishim.checkpoint.held import Held
     from crishim.checkpoint.heldrecord import HeldRecord
     from crishim.checkpoint.needed import Needed
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from crishim.checkpoint.store import Store
     from crishim.ids import CheckpointName
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -49,8 +53,8 @@ class Removal:
                 wait for its restore.
         Raises: NotFound: there is none. Busy: a container's next start restores it, or is being
             prepared to. Precondition: it is what is left of a stopped container, or connections
-            wait, and there is no force; or a plan cannot be read. InvalidRequest: it is nothing of
-            these.
+            wait, and there is no force; or a plan cannot be read, or a disk does not answer.
+            InvalidRequest: it is nothing of these.
         """
         if (record := await self._elsewhere(named)) is not None:
             if not force:
@@ -61,8 +65,8 @@ class Removal:
             await self.held.give_up(record.sandbox, "somebody asked for it")
             return
         archive = await in_thread(self.store.find, self._name(named))
-        await in_thread(self.needed.refuse_planned, archive)
-        record = await in_thread(self.needed.stopped, archive)
+        await _needed(lambda: self.needed.refuse_planned(archive), named)
+        record = await _needed(lambda: self.needed.stopped(archive), named)
         if record is not None and not record.handed_over:
             if not force:
                 raise _last_copy(record, named)
@@ -96,6 +100,18 @@ class Removal:
         if await in_thread(self.store.has, named):
             return None
         return self.held.of_addresses([address])
+
+
+async def _needed(look: Callable[[], _T], named: str) -> _T:
+    """Return who needs a checkpoint; archives that are named may be on a disk that is dead."""
+    try:
+        return await patience.look(look)
+    except TimeoutError as error:
+        raise Precondition(
+            f"nobody knows whether {named} is still needed: the disk of an archive that a stopped "
+            "container or a waiting restore needs does not answer",
+            hint="try again once it does",
+        ) from error
 
 
 def _last_copy(record: HeldRecord, named: str) -> Precondition:

@@ -6,13 +6,14 @@ import dataclasses
 import errno
 import json
 import os
+import threading
 import time
 
 import pytest
 
 from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
 from crishim._proto.criu import images_pb2 as images
-from crishim.checkpoint import heldrecord, pending
+from crishim.checkpoint import heldrecord, patience, pending
 from crishim.checkpoint.archive import ArchiveWriter
 from crishim.checkpoint.held import Held
 from crishim.checkpoint.needed import Needed, Preparing
@@ -278,6 +279,28 @@ async def test_rm_refuses_while_connections_wait_for_it(node):
     assert (status, out) == (0, "first\n")
     assert not archive.exists()
     assert node.held.of_addresses(["10.0.0.2"]) is None
+
+
+async def test_rm_waits_a_moment_only_for_the_disk_of_another_archive(node, monkeypatch):
+    """A stopped container's archive is on a dead NFS server: it may be this one, or not."""
+    archive, answer = node.add("first"), threading.Event()
+    node.held.committed(held_record(archive="/dead/a.tar"))
+
+    def samefile(*_):
+        answer.wait()
+        return False
+
+    monkeypatch.setattr("os.path.samefile", samefile)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.05)
+    try:
+        async with asyncio.timeout(5):
+            status, out, err = await node.run("rm", "--force", "first")
+    finally:
+        answer.set()
+    assert (status, out) == (1, "")
+    assert "nobody knows whether first is still needed: the disk of an archive" in err
+    assert archive.exists()
+    assert (await node.run("rm", "first"))[0] == 0
 
 
 async def test_rm_refuses_what_is_left_of_a_container_for_which_nothing_waits(node):

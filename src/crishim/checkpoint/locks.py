@@ -201,8 +201,10 @@ class Locks:
 
     @contextlib.contextmanager
     def starting(self, container: str) -> Iterator[None]:
-        """Count the block as an ordinary container's start; enter it before asking `cut_off`.
+        """Count the block as an ordinary container's start; enter it once `cut_off` says no.
 
+        Nothing may be awaited between the two. One that is refused never counts: its pod would be
+        left alone for nothing.
         Args: container: an id or the first digits of one, as the caller gave it.
         """
         key = object()

@@ -184,9 +184,10 @@ class CriMethods:
         """Start a container, or restore it if a checkpoint waits for it."""
         request = api_pb2.StartContainerRequest.FromString(raw)
         if not self.restorer.waits(request.container_id):
-            # Counted before it is looked at: whoever cuts the pod off meanwhile sees one of both.
+            sandbox = await self._look_before_start(request.container_id)
+            # Nothing is awaited since that look: whoever cuts the pod off after it sees the start.
             with self.locks.starting(request.container_id):
-                await self._look_before_start(request.container_id)
+                await self._let_go_for(sandbox)
                 return await self._forward("StartContainer", raw, context)
         container = container_id(request.container_id)
         with self.calls.must_finish(f"restore of {container[:13]}"):
@@ -303,19 +304,29 @@ class CriMethods:
         if self.locks.cut_off(sandbox):
             raise Busy("a checkpoint is about to stop the pod's container and to cut the pod off")
 
-    async def _look_before_start(self, container: str) -> None:
-        """Refuse an ordinary start in a sandbox that is cut off; one with its address ends it.
+    async def _look_before_start(self, container: str) -> str:
+        """Refuse an ordinary start in a sandbox that is cut off; return the sandbox, if looked at.
 
         What cannot be found out is no reason to refuse: it is an ordinary container.
         """
         if not self.held.sandboxes() and not self.locks.any_cut_off:
-            return
+            return ""
         try:
             sandbox = await self.cri.sandbox_of(container)
-            self._refuse_cut_off(sandbox)
-            addresses = await self.cri.addresses(sandbox)
         except grpc.aio.AioRpcError as error:
             _log.debug("an ordinary start is not looked at: %s", error.details())
+            return ""
+        self._refuse_cut_off(sandbox)
+        return sandbox
+
+    async def _let_go_for(self, sandbox: str) -> None:
+        """Let connections go that wait for an address which CNI gave to this pod meanwhile."""
+        if not sandbox:
+            return
+        try:
+            addresses = await self.cri.addresses(sandbox)
+        except grpc.aio.AioRpcError as error:
+            _log.debug("the addresses of a start are not looked at: %s", error.details())
             return
         if record := self.held.of_addresses(addresses):
             await _tried(

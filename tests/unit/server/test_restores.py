@@ -216,6 +216,24 @@ async def test_nothing_begins_in_a_pod_that_a_checkpoint_is_about_to_cut_off(nod
     await node.start(other)
 
 
+async def test_a_start_that_is_refused_is_none_to_who_cuts_its_pod_off(node) -> None:
+    """Counted all the same, it had the checkpoint refused too."""
+    pod = node.containerd.pod()
+    source, sidecar = [await node.create(pod, name=name) for name in ("source", "sidecar")]
+    locks, seen = node.flows.locks, []
+
+    async def look(request: object) -> None:
+        seen.append(locks.starts())
+
+    with (
+        locks.hold(ContainerId(source), "checkpoint", sandbox=SandboxId(pod.id)) as dump,
+        locks.cutting_off(dump),
+    ):
+        node.containerd.before = {"ListContainers": look}
+        assert (await failure_of(node.start(sidecar))).code() is grpc.StatusCode.ABORTED
+    assert seen == [frozenset()]
+
+
 async def test_a_start_that_containerd_is_busy_with_is_seen_by_who_cuts_its_pod_off(node) -> None:
     """It takes a second there, and its container does not run before its end."""
     pod = node.containerd.pod()

@@ -36,8 +36,10 @@ async def put_back(*, cri: Cri, records: Records, busy: Callable[[str], bool]) -
     """Make the missing wrappers of this node's containers again; return whose they were.
 
     Each on its own: one that fails is logged, and the others get theirs.
-    Args: busy: whether something is being done with a container, which may be about to remove its
-        directory; it is looked at the next time.
+    One that is being stopped needs its wrapper most. One that is being removed may get it too late:
+    the next look for containers that are gone removes it.
+    Args: busy: whether a dump or a restore of a container is under way; it is looked at the next
+        time.
     Raises: grpc's errors, if containerd cannot list its containers.
     """
     mended = []

@@ -31,11 +31,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from crishim.checkpoint import preflight, resolve
+from crishim.checkpoint import preflight, quiet, resolve
 from crishim.checkpoint.flow import in_thread, to_the_end
 from crishim.checkpoint.lanes import Lane
 from crishim.checkpoint.memory import MemoryDump, Written
-from crishim.checkpoint.quiet import Quiet
 from crishim.checkpoint.ready import Preparation
 from crishim.checkpoint.request import DumpResult
 from crishim.checkpoint.undo import Undo
@@ -70,7 +69,6 @@ class Dump:
         self._operation = operation
         self._phases = phases
         self._made = Preparation(shared, source, request, phases=phases)
-        self._quiet = Quiet()
         self._pids: list[int] = []
 
     async def run(self) -> DumpResult:
@@ -80,12 +78,12 @@ class Dump:
             self._begin(undo)
             with self._operation.gives_way():
                 ready = await self._made.run(undo)
-            with step("pause"):
-                frozen_at_ns = time.time_ns()
-                await self._pause(undo, ready)
-            with step("memory"):
-                written = await self._memory(undo, ready, frozen_at_ns)
-            self._quiet.end()  # a restore that waits for this dump has its own bulk work now
+            with quiet.kept():  # no longer: a restore that waits has bulk work of its own then
+                with step("pause"):
+                    frozen_at_ns = time.time_ns()
+                    await self._pause(undo, ready)
+                with step("memory"):
+                    written = await self._memory(undo, ready, frozen_at_ns)
             if not stop:
                 with step("resume", deadline=False):
                     await self._thaw()
@@ -113,8 +111,6 @@ class Dump:
         ready.guardian.check()
         # Registered first: a cancelled or failed pause may have frozen the container all the same.
         undo.push_async_callback(self._thaw)
-        undo.callback(self._quiet.end)
-        self._quiet.begin()
         self._pids = await self._made.freezer.freeze(self._made.workspace)
         # A session that was prepared earlier may have begun while queues were run empty.
         await in_thread(preflight.sessions, self._source, self._pids, lane=Lane.PAUSE)

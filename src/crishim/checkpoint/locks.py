@@ -207,12 +207,8 @@ class Locks:
         left alone for nothing.
         Args: container: an id or the first digits of one, as the caller gave it.
         """
-        key = object()
-        self._starts[key] = container
-        try:
+        with _counted(self._starts, container):
             yield
-        finally:
-            del self._starts[key]
 
     def starts(self) -> frozenset[str]:
         """Return what containerd may be busy starting, which its answers do not tell yet.
@@ -303,12 +299,10 @@ class Locks:
 
         Args: container: an id or the first digits of one, as the caller gave it.
         """
-        key = object()
-        self._execs[key] = container
         try:
-            yield
+            with _counted(self._execs, container):
+                yield
         finally:
-            del self._execs[key]
             self._exec_ended.set()
 
     async def exec_may_begin(self, container: str) -> None:
@@ -327,3 +321,14 @@ class Locks:
                 while self.execs(container):
                     self._exec_ended.clear()
                     await self._exec_ended.wait()
+
+
+@contextlib.contextmanager
+def _counted(among: dict[object, str], named: str) -> Iterator[None]:
+    """Have the block stand among others; the same name may stand there more than once."""
+    key = object()
+    among[key] = named
+    try:
+        yield
+    finally:
+        del among[key]

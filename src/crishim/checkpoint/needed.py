@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from crishim.checkpoint import pending
 from crishim.checkpoint.heldrecord import Standing, standing
 from crishim.errors import Busy, Corrupt, Precondition
+from crishim.kernel import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,9 +116,7 @@ class Needed:
 
     def _restores(self, archive: Path) -> list[Path]:
         try:
-            return [self.paths.restores / name for name in sorted(os.listdir(self.paths.restores))]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+            return files.entries(self.paths.restores)
         except OSError as error:
             raise _unknown(archive, self.paths.restores, error, cure="try again") from error
 

@@ -7,28 +7,34 @@ between two pieces of their work whether somebody is frozen. This module must ne
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from crishim.checkpoint.lanes import gives_way
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STAND_STILL_S = 2.0
 """At most, for each pause: a very large process must not hold up all restores of its node."""
 
 
-class Quiet:
-    """One container's time of quiet; used from the event loop alone."""
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Let bulk work stand still in the block, for `STAND_STILL_S` at most.
 
-    def begin(self) -> None:
-        """Let bulk work stand still between its pieces, for `STAND_STILL_S` at most."""
-        _bulk.asked.add(self)
-        _bulk.until = time.monotonic() + STAND_STILL_S
-        _bulk.moves.clear()
-
-    def end(self) -> None:
-        """Let it go on unless another container is frozen; without `begin`, or again, is fine."""
-        _bulk.asked.discard(self)
-        if not _bulk.asked:
+    It goes on with the last of several blocks. Used from the event loop alone.
+    """
+    _bulk.frozen += 1
+    _bulk.until = time.monotonic() + STAND_STILL_S
+    _bulk.moves.clear()
+    try:
+        yield
+    finally:
+        _bulk.frozen -= 1
+        if not _bulk.frozen:
             _bulk.moves.set()
 
 
@@ -40,7 +46,7 @@ def between_pieces() -> None:
 
 class _Bulk:
     def __init__(self) -> None:
-        self.asked: set[Quiet] = set()
+        self.frozen = 0
         self.until = 0.0
         self.moves = threading.Event()
         self.moves.set()

@@ -1,5 +1,6 @@
 """What reads and writes archives stands still while a container is frozen, and no longer."""
 
+import contextlib
 import threading
 
 import pytest
@@ -7,44 +8,45 @@ import pytest
 from crishim.checkpoint import quiet
 from crishim.checkpoint.digest import digest_bytes, digest_range
 from crishim.checkpoint.lanes import Lane, threads
-from crishim.checkpoint.quiet import Quiet, between_pieces
+from crishim.checkpoint.quiet import between_pieces
 from crishim.kernel.splice import copy_range
 from tests.unit.checkpoint.dumping import bulk_work_ends
 
 
 @pytest.fixture
 def frozen():
-    """Two containers' times of quiet."""
-    both = Quiet(), Quiet()
-    yield both
-    for each in both:
-        each.end()
+    """Freezes a container until what it returns is closed."""
+    with contextlib.ExitStack() as all_of_them:
+
+        def freeze():
+            one = all_of_them.enter_context(contextlib.ExitStack())
+            one.enter_context(quiet.kept())
+            return one
+
+        yield freeze
 
 
 def test_bulk_work_stands_still_until_the_last_goes_on(frozen, monkeypatch):
     monkeypatch.setattr(quiet, "STAND_STILL_S", 60)
-    one, other = frozen
     assert bulk_work_ends()
-    one.begin()
-    other.begin()
+    one, other = frozen(), frozen()
     work = threads(Lane.BULK).submit(between_pieces)
-    one.end()
-    one.end()
+    one.close()
     assert not work.done()
     assert not bulk_work_ends(within_s=0.05)
-    other.end()
+    other.close()
     work.result(timeout=10)
 
 
 def test_a_pauses_own_work_goes_on(frozen):
-    frozen[0].begin()
+    frozen()
     threads(Lane.PAUSE).submit(between_pieces).result(timeout=10)
     threads(Lane.ORDINARY).submit(between_pieces).result(timeout=10)
 
 
 def test_a_long_pause_holds_up_nobody_for_ever(frozen, monkeypatch):
     monkeypatch.setattr(quiet, "STAND_STILL_S", 0.0)
-    frozen[0].begin()
+    frozen()
     threads(Lane.BULK).submit(between_pieces).result(timeout=10)
 
 
@@ -60,9 +62,9 @@ def test_what_verifies_and_what_copies_looks_between_its_pieces(frozen, monkeypa
         return copied, digest_range(write, 0, len(content))
 
     with (tmp_path / "from").open("rb") as read, (tmp_path / "to").open("w+b") as write:
-        frozen[0].begin()
+        pause = frozen()
         working = threads(Lane.BULK).submit(work, read.fileno(), write.fileno())
         assert begun.wait(10)
         assert not (tmp_path / "to").stat().st_size
-        frozen[0].end()
+        pause.close()
         assert working.result(timeout=10) == (len(content), digest_bytes(content))

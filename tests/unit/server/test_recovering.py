@@ -88,15 +88,21 @@ async def is_waited_for(node, identity) -> bool:
     return False
 
 
-async def test_a_criu_of_a_dump_that_does_not_end_holds_up_no_other_pod(node, monkeypatch):
-    """It hangs on a dead server of files: nothing was put in order, in no pod."""
+@pytest.fixture
+def left(node, monkeypatch):
+    """What a dump has left of container d1, and the CRIU that is at work there."""
     monkeypatch.setattr(recovery, "_TOOLS_S", 0.05)
+    work = node.paths.dumps / "d1"
+    work.mkdir(parents=True)
+    return work, at_work(work)
+
+
+async def test_a_criu_of_a_dump_that_does_not_end_holds_up_no_other_pod(node, left):
+    """It hangs on a dead server of files: nothing was put in order, in no pod."""
     node.archive()
     other = await node.create(node.containerd.pod(uid="other"), restore="saved")
-    stuck, good = node.paths.dumps / "d1", node.paths.dumps / "d2"
-    for work in (stuck, good):
-        work.mkdir(parents=True)
-    tool = at_work(stuck)
+    (stuck, tool), good = left, node.paths.dumps / "d2"
+    good.mkdir()
     keeper = node.flows.recovery
     keeper.load()
     async with asyncio.timeout(5):
@@ -113,12 +119,9 @@ async def test_a_criu_of_a_dump_that_does_not_end_holds_up_no_other_pod(node, mo
 
 
 @pytest.mark.parametrize("seen_by", ["run", "tend"])
-async def test_the_files_of_a_dump_go_while_its_criu_is_at_work(node, monkeypatch, seen_by):
+async def test_the_files_of_a_dump_go_while_its_criu_is_at_work(node, left, seen_by):
     """Calls wait for the CRIU, not for its files: who has removed them never told."""
-    monkeypatch.setattr(recovery, "_TOOLS_S", 0.05)
-    work = node.paths.dumps / "d1"
-    work.mkdir(parents=True)
-    tool = at_work(work)
+    work, tool = left
     keeper = node.flows.recovery
     keeper.load()
     async with asyncio.timeout(5):

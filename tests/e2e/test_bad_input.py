@@ -15,7 +15,7 @@ BAD = f"{DIRECTORY}/bad.tar"
 # Run on the node by the daemon's own Python: spoil.py KIND GOOD BAD.
 SPOIL = """
 import dataclasses, io, json, os, shutil, sys, tarfile
-from crishim.checkpoint import manifest as manifests
+from crishim.archive import manifest as manifests
 kind, good, bad = sys.argv[1:]
 shutil.copyfile(good, bad)
 with tarfile.open(good) as tar:

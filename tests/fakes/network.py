@@ -7,9 +7,10 @@ given, or taken away, in front of clients.
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
-from crishim.checkpoint import address, hold, sandboxes
-from crishim.checkpoint.address import AddressRecord
-from crishim.kernel.interface import Address, InterfaceState
+from crishim.kernel.net.interface import Address, InterfaceState
+from crishim.network import address, hold
+from crishim.network.address import AddressRecord
+from crishim.sandbox import addresses as sandboxes
 
 STATE = InterfaceState(
     name="eth0",
@@ -113,7 +114,7 @@ class Network:
             monkeypatch.setattr(sandboxes, name, stub)
         monkeypatch.setattr(sandboxes, "standing", standing)
         monkeypatch.setattr(sandboxes, "remove", remove)
-        monkeypatch.setattr("crishim.checkpoint.neighbours.loosen", loosen)
+        monkeypatch.setattr("crishim.network.neighbours.loosen", loosen)
         for stub in (check, plan, apply, put_back):
             monkeypatch.setattr(address, stub.__name__, stub)
 

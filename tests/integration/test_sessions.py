@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from crishim.checkpoint import preflight
+from crishim.dump.checks import preflight
 from crishim.errors import Precondition, Unsupported
 
 # Plays the pause process: it takes orphans, and a container's process is its child.

@@ -13,12 +13,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from crishim import daemon
 from crishim._proto.crishim.v1 import crishim_pb2
 from crishim._proto.runtime.v1 import api_pb2, api_pb2_grpc
-from crishim.checkpoint.recovery import Recovery
 from crishim.config import Config, ContainerdConfig, LogConfig, ServerConfig
+from crishim.daemon import serve as daemon
 from crishim.errors import Busy, InvalidRequest
+from crishim.housekeeping.recovery import Recovery
 from crishim.paths import Paths
 from crishim.server import health
 from tests.fakes.cri_server import OPTIONS, RUNTIME, FakeRuntime, serving

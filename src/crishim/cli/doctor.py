@@ -85,10 +85,10 @@ def _listens(path: str) -> bool:
 
 async def _examine_here(arguments: argparse.Namespace) -> Any:
     """Run the daemon's own checks in this process, with its privileges in place of the daemon's."""
-    from crishim.checkpoint.doctor.examine import examine
-    from crishim.checkpoint.doctor.finding import error
     from crishim.containerd.channel import open_channel
-    from crishim.server import messages
+    from crishim.doctor.examine import examine
+    from crishim.doctor.finding import error
+    from crishim.server.api import messages
 
     config = configuration.load(arguments.config)
     server = dataclasses.replace(config.server, socket=Path(arguments.socket))

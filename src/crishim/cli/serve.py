@@ -54,9 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     # Before grpc is imported: configuring logging while it starts can deadlock.
     log.configure(config.log.level, journald="JOURNAL_STREAM" in os.environ)
     logging.getLogger(__name__).debug("settings: %s", config)
-    from crishim import daemon
+    from crishim.daemon.serve import serve
 
-    return asyncio.run(daemon.serve(config))
+    return asyncio.run(serve(config))
 
 
 def _with_options(config: Config, arguments: argparse.Namespace) -> Config:

@@ -44,7 +44,7 @@ class DumpStatistics:
 def dump_config(*, tcp_close: bool) -> str:
     """Return the CRIU options of a dump that runc has no flag for.
 
-    The network lock is ours (`checkpoint/hold.py`), so CRIU's is off: its iptables rules would
+    The network lock is ours (`network/hold.py`), so CRIU's is off: its iptables rules would
     cost more than the dump of a small process and would cover the whole pod.
 
     Args: tcp_close: dump established connections as closed ones.

@@ -28,7 +28,7 @@ _HARMLESS_FILES = re.compile(
 """What they warn of is found out at the start, tried another way, or not asked for."""
 
 _HARMLESS = (
-    r"Read queue is dropped for",  # told by its own look (`checkpoint/unkept`), with its process
+    r"Read queue is dropped for",  # told by its own look (`container/unkept`), with its process
     r"Unix SCM files are not verified",
     r"\w+ task is in rseq critical section",
     r"Detected FS_EVENT_ON_CHILD",

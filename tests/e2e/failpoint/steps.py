@@ -25,7 +25,7 @@ def stop(name: str) -> None:
 
 def install() -> None:
     """Stand before `Phases.step`."""
-    from crishim.checkpoint.phases import Phases
+    from crishim.flow.phases import Phases
 
     enter = Phases.step
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from crishim.checkpoint.archive import ArchiveWriter
-from crishim.checkpoint.fifo import FifoReceiver
-from crishim.checkpoint.layer import MEMBERS, LayerCapture
-from crishim.checkpoint.layer_apply import apply_layer
-from crishim.checkpoint.reader import ArchiveReader
+from crishim.archive.reader import ArchiveReader
+from crishim.archive.writer import ArchiveWriter
+from crishim.dump.fifo import FifoReceiver
 from crishim.errors import NoSpace
 from crishim.kernel import mounts
+from crishim.layer.apply import apply_layer
+from crishim.layer.capture import MEMBERS, LayerCapture
 from tests.integration.layer.conftest import OverlayRoot
-from tests.unit.checkpoint.samples import manifest
-from tests.unit.checkpoint.test_fifo import Criu, page_image
+from tests.unit.dump.test_fifo import Criu, page_image
+from tests.unit.samples import manifest
 
 
 @pytest.fixture

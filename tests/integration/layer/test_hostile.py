@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from crishim.checkpoint.archive import ArchiveWriter
-from crishim.checkpoint.layer import MEMBERS
-from crishim.checkpoint.layer_apply import apply_layer, overlay_of_snapshot
-from crishim.checkpoint.reader import ArchiveReader
+from crishim.archive.reader import ArchiveReader
+from crishim.archive.writer import ArchiveWriter
 from crishim.errors import Corrupt, Precondition, Unsupported
 from crishim.kernel import mounts
-from tests.unit.checkpoint.samples import manifest
+from crishim.layer.apply import apply_layer, overlay_of_snapshot
+from crishim.layer.capture import MEMBERS
+from tests.unit.samples import manifest
 
 
 @pytest.fixture

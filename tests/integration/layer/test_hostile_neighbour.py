@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from crishim.checkpoint import shm
-from crishim.checkpoint.archive import ArchiveWriter
-from crishim.checkpoint.layer import LayerCapture
-from crishim.checkpoint.layer_apply import plain_overlay
-from crishim.checkpoint.layer_read import read_layer
-from crishim.checkpoint.reader import ArchiveReader
+from crishim.archive.reader import ArchiveReader
+from crishim.archive.writer import ArchiveWriter
 from crishim.errors import CrishimError
+from crishim.layer import shm
+from crishim.layer.apply import plain_overlay
+from crishim.layer.capture import LayerCapture
+from crishim.layer.read import read_layer
 from tests.integration.layer.walker import view
-from tests.unit.checkpoint.samples import manifest
+from tests.unit.samples import manifest
 
 KINDS = ("fifo", "link", "file", "directory", "hard")
 COUNT = 300

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from crishim.checkpoint.archive import ArchiveWriter
-from crishim.checkpoint.images import ImageDirectories, remove_images
-from crishim.checkpoint.preparations import Prepared
-from crishim.checkpoint.reader import ArchiveReader
+from crishim.archive.reader import ArchiveReader
+from crishim.archive.writer import ArchiveWriter
 from crishim.errors import NotFound
 from crishim.kernel import mounts
-from tests.unit.checkpoint.samples import manifest
+from crishim.restore.images import ImageDirectories, remove_images
+from crishim.restore.preparations import Prepared
+from tests.unit.samples import manifest
 
 CONTENT = {
     "inventory.img": b"inventory",

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from crishim.checkpoint.layer import MEMBERS, LayerCapture
-from crishim.checkpoint.layer_read import read_layer
-from crishim.checkpoint.reader import ArchiveReader
+from crishim.archive.reader import ArchiveReader
 from crishim.errors import DeadlineExceeded
+from crishim.layer.capture import MEMBERS, LayerCapture
+from crishim.layer.read import read_layer
 from tests.integration.layer.test_roundtrip import Change, nasty, nothing, travel
 
 

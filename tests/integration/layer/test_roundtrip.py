@@ -7,14 +7,14 @@ import struct
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from crishim.checkpoint.archive import ArchiveWriter
-from crishim.checkpoint.layer import MEMBERS, LayerCapture
-from crishim.checkpoint.layer_apply import apply_layer
-from crishim.checkpoint.reader import ArchiveReader
+from crishim.archive.reader import ArchiveReader
+from crishim.archive.writer import ArchiveWriter
 from crishim.kernel.procs import SharedMapping
+from crishim.layer.apply import apply_layer
+from crishim.layer.capture import MEMBERS, LayerCapture
 from tests.integration.layer.conftest import OverlayRoot
 from tests.integration.layer.walker import view
-from tests.unit.checkpoint.samples import manifest
+from tests.unit.samples import manifest
 
 Change = Callable[[Path], None]
 

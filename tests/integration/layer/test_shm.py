@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from crishim.checkpoint import shm
-from crishim.checkpoint.archive import ArchiveWriter
-from crishim.checkpoint.reader import ArchiveReader
-from crishim.checkpoint.workspace import Workspace
+from crishim.archive.reader import ArchiveReader
+from crishim.archive.writer import ArchiveWriter
+from crishim.dump.workspace import Workspace
 from crishim.errors import Unsupported
-from tests.unit.checkpoint.samples import manifest
+from crishim.layer import shm
+from tests.unit.samples import manifest
 
 
 def spec(source: Path) -> dict:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from crishim.kernel.netns import NetnsThread
+from crishim.kernel.net.netns import NetnsThread
 from crishim.tools.nft import Nft
 
 CLONE_NEWNET = 0x40000000

@@ -8,9 +8,9 @@ import socket
 
 import pytest
 
-from crishim.checkpoint import address, hold
 from crishim.errors import AlreadyExists
 from crishim.ids import SandboxId
+from crishim.network import address, hold
 from tests.integration.network.conftest import CLIENT4, CLIENT6, Resets
 from tests.integration.network.talk import Talk
 

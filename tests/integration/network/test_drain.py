@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from crishim.checkpoint.hold import SourceHold
 from crishim.errors import Precondition
+from crishim.network.hold import SourceHold
 
 PORT = 7070
 

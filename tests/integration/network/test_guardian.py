@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from crishim.checkpoint import hold
-from crishim.checkpoint.guardian import Guardian
+from crishim.dump.guardian import Guardian
 from crishim.kernel import process
+from crishim.network import hold
 from tests.integration.network.test_hold import tables
 
 

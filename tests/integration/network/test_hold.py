@@ -8,11 +8,11 @@ import socket
 
 import pytest
 
-from crishim.checkpoint import address as addresses
-from crishim.checkpoint import hold, neighbours
 from crishim.errors import NotFound, Precondition, ToolFailed
-from crishim.kernel.netns import NetnsThread
-from crishim.kernel.sockdiag import CLOSING, SockDiag
+from crishim.kernel.net.netns import NetnsThread
+from crishim.kernel.net.sockdiag import CLOSING, SockDiag
+from crishim.network import address as addresses
+from crishim.network import hold, neighbours
 from crishim.tools.nft import Nft
 from tests.integration.network.conftest import Resets, ip
 from tests.integration.network.talk import Talk

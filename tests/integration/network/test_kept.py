@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from crishim.checkpoint.hold import SourceHold
+from crishim.network.hold import SourceHold
 from tests.integration.network.talk import Talk
 
 HELD_S = 0.5

@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from crishim.checkpoint import podnetwork
-from crishim.checkpoint.connections import SourceConnections
+from crishim.dump.connections import SourceConnections
+from crishim.network import podnetwork
 from tests.integration.network.conftest import ip
 
 

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from crishim.checkpoint import carried as carrieds
-from crishim.checkpoint.gather import Gatherer
-from crishim.checkpoint.losses import Kind
-from crishim.checkpoint.putback import put_back
+from crishim.archive import carried as carrieds
+from crishim.dump.gather import Gatherer
 from crishim.errors import Precondition, Unsupported
 from crishim.kernel import procs
+from crishim.losses import Kind
+from crishim.restore.putback import put_back
 
 # Opens the same descriptors in the same order; with "changed" it holds something in each.
 PROGRAM = """

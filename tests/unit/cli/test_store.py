@@ -13,24 +13,26 @@ import pytest
 
 from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
 from crishim._proto.criu import images_pb2 as images
-from crishim.checkpoint import heldrecord, patience, pending
-from crishim.checkpoint.archive import ArchiveWriter
-from crishim.checkpoint.held import Held
-from crishim.checkpoint.needed import Needed, Preparing
-from crishim.checkpoint.pins import Pins
-from crishim.checkpoint.removal import Removal
-from crishim.checkpoint.store import Store
+from crishim.aio import patience
+from crishim.archive.writer import ArchiveWriter
 from crishim.cli import client
 from crishim.cli.main import main
 from crishim.containerd.channel import unix_target
+from crishim.housekeeping.needed import Needed, Preparing
+from crishim.housekeeping.removal import Removal
 from crishim.ids import checkpoint_name
 from crishim.paths import Paths
+from crishim.restore import plans
+from crishim.sandbox import heldrecord
+from crishim.sandbox.held import Held
+from crishim.server.api.service import CheckpointRestore
 from crishim.server.guard import Calls, Guard
 from crishim.server.listen import new_server
-from crishim.server.service import CheckpointRestore
+from crishim.store.pins import Pins
+from crishim.store.store import Store
 from tests.fakes.cri_server import FakeRuntime
-from tests.unit.checkpoint.criu_samples import ENTRIES, PSTREE, image
-from tests.unit.checkpoint.samples import held_record, manifest
+from tests.unit.criu_samples import ENTRIES, PSTREE, image
+from tests.unit.samples import held_record, manifest
 
 IMAGE, OTHER_IMAGE = "sha256:" + "1" * 64, "sha256:" + "3" * 64
 
@@ -327,8 +329,8 @@ def waits_elsewhere(node, tmp_path, monkeypatch):
     async def nothing(_):
         """Need no netlink."""
 
-    monkeypatch.setattr("crishim.checkpoint.neighbours.loosen", nothing)
-    monkeypatch.setattr("crishim.kernel.packet.send_packets", lambda _: None)
+    monkeypatch.setattr("crishim.network.neighbours.loosen", nothing)
+    monkeypatch.setattr("crishim.kernel.net.packet.send_packets", lambda _: None)
     archive = tmp_path / "away.tar"
     archive.touch()
     an_hour_ago_ns = time.time_ns() - 3600 * 10**9
@@ -380,7 +382,7 @@ async def test_rm_refuses_while_a_container_waits_for_it(node):
     path = node.add("first")
     directory = node.paths.restore("d" * 64)
     directory.mkdir(parents=True)
-    plan = pending.RestorePlan(
+    plan = plans.RestorePlan(
         sandbox="s",
         archive=str(path),
         address="keep",
@@ -397,7 +399,7 @@ async def test_rm_refuses_while_a_container_waits_for_it(node):
     assert "container ddddddddddddd (db) is to be restored from first" in err
     assert path.exists()
 
-    pending.finish(directory)
+    plans.finish(directory)
     status, _, _ = await node.run("rm", "first")
     assert status == 0
     assert not path.exists()

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from crishim.checkpoint import cni, keeping, reservation
 from crishim.errors import AlreadyExists, Precondition
 from crishim.ids import SandboxId
+from crishim.network import cni, keeping, reservation
 
 MINE, OTHER, FORMER = (SandboxId(digit * 64) for digit in "123")
 

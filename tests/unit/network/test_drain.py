@@ -1,7 +1,7 @@
 """Which listeners keep a dump from beginning."""
 
-from crishim.checkpoint.drain import unaccepted
-from crishim.kernel.sockdiag import InetSocket, TcpState
+from crishim.kernel.net.sockdiag import InetSocket, TcpState
+from crishim.network.drain import unaccepted
 
 
 def entry(state, *, port=80, waiting=0, inode=7, version=4):

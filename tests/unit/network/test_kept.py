@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
-from crishim.checkpoint.kept import Connection, Kept, kept
-from crishim.kernel.sockdiag import InetSocket, TcpState
+from crishim.kernel.net.sockdiag import InetSocket, TcpState
+from crishim.network.sockets import Connection, Kept, kept
 
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 POD4, PEER4, POD6, PEER6 = "10.1.0.2", "10.9.0.1", "fd00::2", "fd09::1"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from crishim.checkpoint import keeping, placement
 from crishim.errors import Precondition
-from crishim.kernel.interface import Address, InterfaceState, Neighbour, Route
+from crishim.kernel.net.interface import Address, InterfaceState, Neighbour, Route
+from crishim.network import keeping, placement
 
 OLD_MAC, NEW_MAC, NODE_MAC = (f"02:00:00:00:00:0{digit}" for digit in "123")
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from crishim.checkpoint import rules
-from crishim.checkpoint.cni import PortMapping
-from crishim.checkpoint.kept import Connection, Kept
 from crishim.errors import Precondition
+from crishim.network import rules
+from crishim.network.cni import PortMapping
+from crishim.network.sockets import Connection, Kept
 
 MOVED = [
     rules.Moved(address="10.1.0.2", subnet="10.1.0.0/24"),

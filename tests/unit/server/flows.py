@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from crishim._proto.runtime.v1 import api_pb2, api_pb2_grpc
-from crishim.checkpoint.archive import ArchiveWriter
+from crishim.archive.writer import ArchiveWriter
 from crishim.config import Config, ContainerdConfig, NetworkConfig
 from crishim.containerd.channel import open_channel
-from crishim.daemon import _Flows, _flows, _methods
-from crishim.kernel.interface import InterfaceState
+from crishim.daemon.serve import _Flows, _flows, _methods
+from crishim.kernel.net.interface import InterfaceState
 from crishim.paths import Paths
-from crishim.server.cri import CriMethods
+from crishim.server.cri.methods import CriMethods
 from tests.fakes.containerd import Containerd, Pod
-from tests.unit.checkpoint.criu_samples import one_process
-from tests.unit.checkpoint.samples import manifest
+from tests.unit.criu_samples import one_process
+from tests.unit.samples import manifest
 from tests.unit.server.relaying import Relaying, relaying
 
 RUNC = """#!/bin/sh
@@ -32,7 +32,7 @@ ANNOTATION = "crishim.io/restore"
 
 @dataclass
 class Node:
-    """One node: whoever calls `cri` is a kubelet or crictl."""
+    """One node: whoever calls `methods` is a kubelet or crictl."""
 
     relay: Relaying
     containerd: Containerd

@@ -11,7 +11,7 @@ from crishim._proto.runtime.v1 import api_pb2_grpc
 from crishim.containerd.channel import open_channel, unix_target
 from crishim.server.guard import Calls
 from crishim.server.listen import bind, new_server
-from crishim.server.passthrough import Forwarder, Override, Relay, StreamOverride
+from crishim.server.relay.handler import Forwarder, Override, Relay, StreamOverride
 from tests.fakes.cri_server import OPTIONS, FakeRuntime, serving
 
 

@@ -13,17 +13,19 @@ import grpc
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import heldrecord, hold, receive
-from crishim.checkpoint.phases import Phases
-from crishim.checkpoint.receive import ReceiveRequest
-from crishim.checkpoint.restore import RestoreOptions
-from crishim.checkpoint.wanted import read_manifest
 from crishim.errors import Busy, CrishimError, ToolFailed, Unavailable
+from crishim.flow.phases import Phases
 from crishim.ids import ContainerId, SandboxId
+from crishim.network import hold
+from crishim.restore import receive
+from crishim.restore.receive import ReceiveRequest
+from crishim.restore.restore import RestoreOptions
+from crishim.restore.wanted import read_manifest
+from crishim.sandbox import heldrecord
 from tests.fakes.containerd import Refused
 from tests.fakes.network import STATE, Network
-from tests.unit.checkpoint.samples import held_record
 from tests.unit.moments import Moments
+from tests.unit.samples import held_record
 from tests.unit.server.flows import Node, serving_node
 
 
@@ -231,7 +233,7 @@ class Away:
 @pytest.mark.parametrize(("begin", "away"), [(Create, 0), (Start, 0), (Start, 2)])
 async def test_a_pod_stopped_at_every_moment(scene, monkeypatch, begin, away: int) -> None:
     """What was undone is restored in the pod's next sandbox; what was over is the past."""
-    monkeypatch.setattr("crishim.checkpoint.settle._END_AGAIN_S", 0)
+    monkeypatch.setattr("crishim.restore.settle._END_AGAIN_S", 0)
     network = scene.network
 
     def sealed_still() -> None:
@@ -341,7 +343,7 @@ async def test_a_containerd_that_stays_away_has_nothing_undone(
     scene, monkeypatch, runs: bool
 ) -> None:
     """Whether the container runs is found out when containerd is back, and nothing before."""
-    monkeypatch.setattr("crishim.checkpoint.settle._RUNTIME_BACK_S", 0.05)
+    monkeypatch.setattr("crishim.restore.settle._RUNTIME_BACK_S", 0.05)
     node, network = scene.node, scene.network
     scene.next_pod()
     container = await scene.created()
@@ -383,7 +385,7 @@ async def test_what_cannot_be_ended_stays_sealed_until_it_is_known_to_have_ended
     scene, monkeypatch, state: int
 ) -> None:
     """Its archive may be restored elsewhere as soon as the restore is said to have failed."""
-    monkeypatch.setattr("crishim.checkpoint.settle._RUNTIME_BACK_S", 0.05)
+    monkeypatch.setattr("crishim.restore.settle._RUNTIME_BACK_S", 0.05)
     node, network = scene.node, scene.network
     scene.next_pod()
     container, netns = await scene.created(), f"/run/netns/{scene.pod.id}"
@@ -461,7 +463,7 @@ async def test_a_restore_in_doubt_has_its_sources_connections_or_they_wait_again
     scene, waiting, monkeypatch, settled_by: str, runs: bool
 ) -> None:
     """Whoever is first to hear of containerd what became of it."""
-    monkeypatch.setattr("crishim.checkpoint.settle._RUNTIME_BACK_S", 0.05)
+    monkeypatch.setattr("crishim.restore.settle._RUNTIME_BACK_S", 0.05)
     node, network, held = scene.node, scene.network, scene.node.flows.held
     dropping = set(waiting)
     scene.next_pod()
@@ -501,7 +503,7 @@ async def test_a_stop_of_a_pod_takes_nothing_from_processes_that_may_run(
     scene, waiting, monkeypatch, state: int
 ) -> None:
     """Its address stays, behind the hold, where containerd does not know what became of them."""
-    monkeypatch.setattr("crishim.checkpoint.settle._RUNTIME_BACK_S", 0.05)
+    monkeypatch.setattr("crishim.restore.settle._RUNTIME_BACK_S", 0.05)
     node, network = scene.node, scene.network
     scene.next_pod()
     container, netns = await scene.created(), f"/run/netns/{scene.pod.id}"
@@ -524,7 +526,7 @@ async def test_a_restore_that_a_stop_has_sealed_is_not_let_out_by_that_stop(
     scene, waiting, monkeypatch
 ) -> None:
     """containerd cannot end it in time, and says at last that it runs."""
-    monkeypatch.setattr("crishim.checkpoint.settle._RUNTIME_BACK_S", 0.05)
+    monkeypatch.setattr("crishim.restore.settle._RUNTIME_BACK_S", 0.05)
     node, network, held = scene.node, scene.network, scene.node.flows.held
     dropping = set(waiting)
     scene.next_pod()

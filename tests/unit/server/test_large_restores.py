@@ -7,10 +7,11 @@ import time
 import grpc
 import pytest
 
-from crishim.checkpoint import digest, preparations, reader
+from crishim.archive import digest, reader
 from crishim.errors import Busy
+from crishim.restore import preparations
 from tests.fakes.containerd import Pod
-from tests.unit.checkpoint.criu_samples import one_process
+from tests.unit.criu_samples import one_process
 from tests.unit.server.flows import Node, serving_node
 
 WORDS = {"restore": "saved"}

@@ -8,22 +8,16 @@ from types import SimpleNamespace
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import (
-    address,
-    dumper,
-    guardian,
-    neighbours,
-    pending,
-    recovery,
-    settle,
-    strays,
-)
-from crishim.checkpoint.phases import Phases
-from crishim.checkpoint.pins import Pins
-from crishim.checkpoint.request import DumpRequest
+from crishim.dump import dumper, guardian
+from crishim.dump.request import DumpRequest
 from crishim.errors import ToolFailed, Unavailable
+from crishim.flow.phases import Phases
+from crishim.housekeeping import recovery
 from crishim.ids import ContainerId
 from crishim.kernel import tree
+from crishim.network import address, neighbours, strays
+from crishim.restore import plans, settle
+from crishim.store.pins import Pins
 from tests.unit.server.flows import serving_node
 
 
@@ -238,6 +232,6 @@ async def test_a_wrapper_that_is_wiped_while_the_daemon_runs_is_put_back(node):
     tree.remove_tree(directory)
     node.containerd.records[pod.id] = node.containerd.records[ordinary]  # the handler's runc
     await node.flows.recovery.tend()
-    assert os.access(directory / pending.WRAPPER, os.X_OK)
+    assert os.access(directory / plans.WRAPPER, os.X_OK)
     assert (directory / "runc").read_text().strip() == str(node.containerd.runc)
     await node.stop_pod(pod)

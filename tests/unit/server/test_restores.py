@@ -11,25 +11,22 @@ import grpc
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.checkpoint import (
-    address,
-    guardian,
-    heldrecord,
-    neighbours,
-    resolve,
-    sandboxes,
-    store,
-)
-from crishim.checkpoint.address import AddressRecord
-from crishim.checkpoint.phases import Phases
-from crishim.checkpoint.restore import RestoreOptions
-from crishim.checkpoint.restored import Restored
+from crishim.container import resolve
+from crishim.dump import guardian
+from crishim.flow.phases import Phases
 from crishim.ids import ContainerId, SandboxId
 from crishim.kernel import atomic
-from crishim.kernel.interface import InterfaceState
+from crishim.kernel.net.interface import InterfaceState
+from crishim.network import address, neighbours
+from crishim.network.address import AddressRecord
+from crishim.restore.restore import RestoreOptions
+from crishim.restore.restored import Restored
+from crishim.sandbox import addresses as sandboxes
+from crishim.sandbox import heldrecord
+from crishim.store import store
 from tests.fakes.containerd import Refused
-from tests.unit.checkpoint.criu_samples import core
-from tests.unit.checkpoint.samples import held_record
+from tests.unit.criu_samples import core
+from tests.unit.samples import held_record
 from tests.unit.server.flows import Node, serving_node
 
 
@@ -294,7 +291,7 @@ async def test_an_ordinary_start_needs_no_verbose_status_while_connections_wait(
 async def test_a_pod_of_two_stacks_that_gets_an_address_that_waits_ends_the_wait(
     node, held, monkeypatch
 ) -> None:
-    monkeypatch.setattr("crishim.kernel.packet.send_packets", lambda packets: None)
+    monkeypatch.setattr("crishim.kernel.net.packet.send_packets", lambda packets: None)
     pod = node.containerd.pod(ip="fd00::9")
     pod.more_ips = held.waiting
     await node.start(await node.create(pod))

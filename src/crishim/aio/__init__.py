@@ -1,0 +1,1 @@
+"""What every floor may use to wait: work that is not broken off, threads with a purpose, undo."""

@@ -1,0 +1,1 @@
+"""Dump a container into an archive; `dump.py` has the ordered steps."""

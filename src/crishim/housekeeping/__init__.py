@@ -1,0 +1,1 @@
+"""What nobody has asked for: recovery after a crash, removal, what is still needed."""

@@ -1,0 +1,398 @@
+"""Put in order what an earlier daemon left in the middle of something, and look after it for good.
+
+The records on disk say what was meant: see `sandbox.held`, `sandbox.addresses`, `restore.plans` and
+`restore.swap`. They are read before the socket serves (`load`), so that no call behaves as if
+nothing was held; nothing on disk keeps the daemon from starting. Then, in the background, `begin`
+lets go on what may go on, `run` does what needs containerd, and `tend` is repeated. Calls
+for the containers and sandboxes concerned wait meanwhile (`Locks.recovered`), each until its own
+sandbox has been dealt with.
+
+Every piece is on its own: one that fails or takes its time costs the others nothing, and `tend`
+tries it again. A runc or a CRIU that does not end is waited for a moment only, at each attempt; the
+calls for its own container and sandbox wait until it has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+
+from crishim._proto.runtime.v1 import api_pb2
+from crishim.aio.shield import in_thread, to_the_end
+from crishim.errors import Corrupt, Unavailable
+from crishim.housekeeping import wrappers
+from crishim.housekeeping.abandoned import Abandoned
+from crishim.ids import SandboxId, sandbox_id
+from crishim.kernel import atomic, files
+from crishim.network import address, hold, neighbours, strays
+from crishim.restore import plans, swap
+from crishim.restore.settle import StillAtWork, clear_mounts, settled
+from crishim.tools import runc as runcs
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+    from typing import Any
+
+    from crishim.containerd.cri import Cri
+    from crishim.containerd.records import Records
+    from crishim.flow.locks import Locks
+    from crishim.network.hold import HoldRecord
+    from crishim.paths import Paths
+    from crishim.restore.restore import Restorer
+    from crishim.sandbox.addresses import Sandboxes
+    from crishim.sandbox.held import Held
+    from crishim.store.pins import Pins
+
+_log = logging.getLogger(__name__)
+_TOOLS_S = 5.0
+"""How long a start waits for a tool or a guardian of an earlier daemon, before it goes on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """The clean-up after a crash or a restart, and what is tended to later."""
+
+    paths: Paths
+    cri: Cri
+    records: Records
+    held: Held
+    sandboxes: Sandboxes
+    restorer: Restorer
+    pins: Pins
+    locks: Locks
+    connections_wait_s: float
+    _unsettled: dict[SandboxId, list[Path]] = field(default_factory=dict)
+    _expected: set[str] = field(default_factory=set)
+    _at_work: dict[Path | SandboxId, set[str]] = field(default_factory=dict)
+    _failing: set[str] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
+    _again: dict[str, Callable[[], Coroutine[Any, Any, object]]] = field(default_factory=dict)
+
+    @property
+    def restless(self) -> bool:
+        """Whether something failed that another attempt may mend soon."""
+        return bool(self._failing or self.sandboxes.doubtful)
+
+    def load(self) -> None:
+        """Read the records on disk, before anybody can call; never fails."""
+        for what, step in self._before_calls():
+            try:
+                step()
+            except Exception:  # noqa: BLE001 - a daemon that does not start helps nobody
+                _log.exception("start: %s", what)
+        self._expected.update(self._left_behind())
+        self.locks.recovered.expect(self._expected)
+
+    def _before_calls(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Yield what must not happen later: whoever can call also writes, and holds pods."""
+        yield "addresses of pods", self.sandboxes.load
+        yield "stopped containers", self.held.load
+        yield "neighbours of held pods", self._neighbours
+        directories = [self.paths.held, self.paths.sandboxes]
+        for several in (self.paths.restores, self.paths.restored):
+            with contextlib.suppress(OSError):  # the next start may look
+                directories += files.entries(several)
+        for directory in directories:
+            yield f"half-written files in {directory}", partial(atomic.sweep_unfinished, directory)
+
+    def _neighbours(self) -> None:
+        """Have the node ask again for pods that nobody holds; one may be held by what is unread."""
+        if self.held.loaded and not self.held.unreadable:
+            neighbours.sweep(keep=self.held.fixed())
+
+    def _left_behind(self) -> set[str]:
+        """Return the ids of all containers and sandboxes that something is known of."""
+        ids: set[str] = {*self.held.sandboxes(), *self.sandboxes.sandboxes()}
+        ids |= {record.container for record in self.held.records()}
+        with contextlib.suppress(OSError):  # whoever acts on them says so
+            ids |= {work.name for work in self._abandoned.directories()}
+        with contextlib.suppress(OSError):
+            for directory in self._restores():
+                ids.add(directory.name)
+                with contextlib.suppress(Corrupt, OSError):  # whoever acts on it says why it cannot
+                    plan = plans.read(directory)
+                    ids |= {plan.sandbox} if plan is not None else set()
+        return ids
+
+    def _restores(self) -> list[Path]:
+        """Return the directories of restores; raise OSError if nobody can tell."""
+        return [path for path in files.entries(self.paths.restores) if path.is_dir()]
+
+    @property
+    def _abandoned(self) -> Abandoned:
+        return Abandoned(paths=self.paths, cri=self.cri, held=self.held)
+
+    async def begin(self) -> None:
+        """Do at once what needs no containerd: let go on what may go on, and clear its files."""
+        await self._attempt(self._dumps(), "dumps that were left")
+        await self._until_done(self._abandoned.partials, "half archives")
+
+    async def _dumps(self) -> None:
+        """Look at each dump that was left; at none where nobody can list what is at work on one."""
+        await self._attempt(self._loaded(), "records on disk")
+        works = self._works()
+        with_files = {work.name for work in works}
+        without = [r.sandbox for r in self.held.records() if r.container not in with_files]
+        await asyncio.gather(
+            *(self._decide(sandbox) for sandbox in without),
+            *(self._dump(work, wait_s=_TOOLS_S) for work in works),
+        )
+
+    async def run(self) -> None:
+        """Finish or undo what was begun; needs containerd.
+
+        Raises: grpc.aio.AioRpcError, OSError: containerd or the disk does not tell what there is;
+            to be called again.
+        """
+        await self._attempt(self._loaded(), "records on disk")
+        works = self._works()
+        for directory in self._restores():
+            exchange = partial(swap.recover, directory, records=self.records)
+            await self._until_done(exchange, f"record of container {directory.name[:13]}")
+        self._unsettled.update(await self._by_sandbox())
+        self._may_go_on(self._expected - self._still_left())
+        async with asyncio.TaskGroup() as group:
+            for sandbox in {*self.held.sandboxes(), *self._unsettled}:
+                group.create_task(self._deal_with(sandbox))
+            for work in works:
+                if self.held.of_container(work.name) is None:  # otherwise it is `_finish`'s
+                    group.create_task(self._deal_with_dump(work))
+            await self._until_done(self._strays, "holds without an owner")
+            await self._until_done(self.pins.reconcile, "pinned images")
+            await self._look_after()
+        self._may_go_on(self._expected)
+
+    def _still_left(self) -> set[str]:
+        """Return the ids of what `run` deals with; the others are in order by now."""
+        ids: set[str] = {*self.held.sandboxes(), *self._unsettled}
+        ids |= {record.container for record in self.held.records()}
+        ids |= {work.name for work in self._abandoned.directories()}
+        return ids | {path.name for paths in self._unsettled.values() for path in paths}
+
+    async def tend(self) -> None:
+        """Try again what has failed; clear up after containers and pods that went without us."""
+        self._failing.clear()
+        await self._attempt(self._loaded(), "records on disk")
+        for what, step in tuple(self._again.items()):
+            await self._until_done(step, what)
+        await self._attempt(self._dumps_again(), "dumps that were left")
+        await self._attempt(self._doubtful(), "restores whose end is not known")
+        unsettled = {*self._unsettled, *self.sandboxes.unfinished}
+        await asyncio.gather(*(self._settle(sandbox) for sandbox in self._idle(unsettled)))
+        self._may_go_on(self._expected)
+        await self._look_after()
+
+    async def _dumps_again(self) -> None:
+        await asyncio.gather(*(self._dump(work) for work in self._works()))
+        # Its own dump ends a container, perhaps after a restore.
+        await asyncio.gather(*(self._finish(item) for item in self._idle(self.held.unended)))
+
+    def _works(self) -> list[Path]:
+        """Return the directories of dumps that are none of ours; a tool's may be gone by now."""
+        works = {*self._abandoned.directories()}
+        works.update(place for place in self._at_work if isinstance(place, Path))
+        return [work for work in sorted(works) if not self.locks.busy(work.name)]
+
+    def _idle(self, sandboxes: Iterable[SandboxId]) -> list[SandboxId]:
+        return [sandbox for sandbox in sandboxes if not self.locks.busy_in(sandbox)]
+
+    def _may_go_on(self, ids: Iterable[str]) -> None:
+        """Let calls for containers and sandboxes go on, but for those that a tool works on."""
+        self.locks.recovered.done(*set(ids).difference(*self._at_work.values()))
+
+    @contextlib.contextmanager
+    def _waited_for(self, place: Path | SandboxId, *ids: str) -> Iterator[None]:
+        """Have calls for these wait for the block, and on if it finds an earlier daemon's tool.
+
+        Args: place: the directory of a dump, or the sandbox of restores.
+        """
+        self._at_work[place] = self._expected.intersection(ids)
+        at_work = False
+        try:
+            yield
+        except StillAtWork:
+            at_work = True
+            raise
+        finally:
+            if not at_work:
+                del self._at_work[place]
+
+    async def _look_after(self) -> None:
+        await self._attempt(self._wrappers(), "wrappers of restored containers")
+        await self._attempt(self.restorer.sweep(), "containers that are gone")
+        await self._attempt(self.sandboxes.sweep(), "addresses of pods that are gone")
+        await self._attempt(self._connections(), "connections that wait")
+        await self._attempt(clear_mounts(), "mounts of a CRIU that is gone")
+        await self._attempt(hold.remove_left(), "holds that could not be removed")
+
+    async def _connections(self) -> None:
+        live = [item.id for item in await self.cri.sandboxes()]
+        await self.held.sweep(live, wait_s=self.connections_wait_s)
+
+    async def _loaded(self) -> None:
+        """Read records again that could not be read at the start, or their whole directory."""
+        for records in (self.sandboxes, self.held):
+            await in_thread(records.load_refused if records.loaded else records.load)
+
+    async def _wrappers(self) -> None:
+        await wrappers.put_back(cri=self.cri, records=self.records, busy=self.locks.busy)
+
+    async def _dump(self, work: Path, *, wait_s: float = 0) -> bool:
+        """Let a container go on that a dump has left frozen, if that is right; clear its files.
+
+        Returns: whether that was done, as far as anybody knows enough.
+        """
+        what = f"dump of container {work.name[:13]}"
+        record = self.held.of_container(work.name)
+        ids = {work.name} if record is None else {work.name, record.sandbox}
+
+        async def put_in_order() -> None:
+            with self._waited_for(work, *ids):
+                await self._abandoned.put_in_order(work, wait_s=wait_s)
+
+        return await self._attempt(put_in_order(), what)
+
+    async def _deal_with_dump(self, work: Path) -> None:
+        """Put in order what a dump has left that was to stop nothing, or never came so far."""
+        await self._dump(work, wait_s=_TOOLS_S)
+        self._may_go_on([work.name])
+
+    async def _decide(self, sandbox: SandboxId) -> None:
+        await self._attempt(self.held.decide(sandbox), f"stopped container of {sandbox[:13]}")
+
+    async def _deal_with(self, sandbox: SandboxId) -> None:
+        """Put everything in order that is known of a sandbox; then calls for it may go on."""
+        await self._finish(sandbox, wait_s=_TOOLS_S)
+        if sandbox in self._unsettled:
+            await self._settle(sandbox, wait_s=_TOOLS_S)
+        self._may_go_on([sandbox])
+
+    async def _finish(self, sandbox: SandboxId, *, wait_s: float = 0) -> None:
+        """Deal with a stopped container."""
+        record = next((r for r in self.held.records() if r.sandbox == sandbox), None)
+        if record is not None:
+            work = self.paths.dump(record.container)
+            # Its guardian may still be at it, or a CRIU.
+            if await in_thread(os.path.lexists, work) and not await self._dump(work, wait_s=wait_s):
+                return
+            await self._decide(sandbox)
+            ending = to_the_end(self.held.finish(sandbox))
+            await self._attempt(ending, f"end of the stopped container of {sandbox[:13]}")
+            self._may_go_on([record.container])
+
+    async def _by_sandbox(self) -> dict[SandboxId, list[Path]]:
+        """Return the sandboxes with something of a restore, and its containers' directories."""
+        found: dict[SandboxId, list[Path]] = {item: [] for item in self.sandboxes.sandboxes()}
+        sandboxes = {item.id: item.pod_sandbox_id for item in await self.cri.containers()}
+        for directory in self._restores():
+            if directory.name in sandboxes:
+                found.setdefault(sandbox_id(sandboxes[directory.name]), []).append(directory)
+        return found
+
+    async def _doubtful(self) -> None:
+        """Have restores settled whose end containerd took with it."""
+        if doubtful := tuple(self.sandboxes.doubtful):
+            found = await self._by_sandbox()
+            self._unsettled.update({item: found.get(item, []) for item in doubtful})
+
+    async def _settle(self, sandbox: SandboxId, *, wait_s: float = 0) -> None:
+        """Deal with what a restore has left of a sandbox, once it has come to its end."""
+        what = f"pod {sandbox[:13]}"
+        directories = self._unsettled.get(sandbox, [])
+        names = [directory.name for directory in directories]
+        worked = sandbox in self._at_work
+
+        async def settle() -> None:
+            with self._waited_for(sandbox, sandbox, *names):
+                for directory in directories:
+                    await self._restore_ended(directory, wait_s=wait_s, worked=worked)
+            await self._settled(sandbox, directories)
+
+        if await self._attempt(settle(), what):
+            self._unsettled.pop(sandbox, None)
+        self._may_go_on(names)
+
+    async def _settled(self, sandbox: SandboxId, directories: list[Path]) -> None:
+        arrived = False
+        for directory in directories:
+            arrived = await self.restorer.reviver.has_arrived(directory) or arrived
+        async with self.locks.whole(sandbox):
+            for directory in directories:
+                await to_the_end(self._end_half_restored(directory))
+            await to_the_end(self.sandboxes.recover(sandbox, arrived=arrived))
+
+    async def _end_half_restored(self, directory: Path) -> None:
+        """End what a restore has brought to life and containerd does not know as running.
+
+        containerd 2.0 to 2.3 gives a task up whose caller has gone, and its processes go on: a
+        second live copy, once the archive is restored elsewhere. Where containerd is still waiting
+        for them to end, it can clear up after them now.
+        """
+        if await in_thread(plans.read, directory) is None:
+            return
+        try:
+            found = await self.cri.container(directory.name)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return
+        if found.status.state not in (api_pb2.CONTAINER_CREATED, api_pb2.CONTAINER_EXITED):
+            return
+        runc = await self.restorer.runc_of(found)
+        if await in_thread(os.path.lexists, runc.root / found.id):
+            await runcs.end(runc, found.id)
+            _log.warning("container %s: ended what a broken restore has left of it", found.id[:13])
+
+    async def _restore_ended(self, directory: Path, *, wait_s: float, worked: bool) -> None:
+        if await in_thread(plans.read, directory) is not None:
+            await settled(directory, wait_s=wait_s, worked=worked)
+
+    async def _strays(self) -> None:
+        """Remove holds and address translations that a crash has left without a record.
+
+        Raises: Unavailable: the records cannot be read, and each hold may have one.
+        """
+        if not (self.held.loaded and self.sandboxes.loaded):
+            raise Unavailable("the records of held pods cannot be read")
+        unread = [item for item in await self.cri.sandboxes() if item.id in self.held.unreadable]
+        pods = {(await self.cri.sandbox(SandboxId(item.id))).netns for item in unread}
+        nodes = {hold.NodeHold((), key=item[:12]).record.table for item in self.held.unreadable}
+
+        def owned(record: HoldRecord) -> bool:
+            if record.table in nodes or record.netns in pods - {""}:
+                return True  # the container's record is damaged, and says not which are its own
+            return record.table in self.held.tables() or self.sandboxes.is_arriving(record.netns)
+
+        await strays.sweep(self.cri, owned=owned)
+        await address.sweep(keep=self.sandboxes.tables())
+
+    async def _attempt(self, work: Awaitable[object], what: str) -> bool:
+        """Do one piece of work; return whether it succeeded, having said once why it did not."""
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - one piece must not cost the others
+            if what not in self._told:
+                _log.exception("recovery: %s", what)
+            else:
+                _log.debug("recovery: %s: %s", what, error)
+            self._failing.add(what)
+            self._told.add(what)
+            return False
+        self._failing.discard(what)
+        self._told.discard(what)
+        return True
+
+    async def _until_done(self, work: Callable[[], Coroutine[Any, Any, object]], what: str) -> None:
+        """Do one piece of work to its end, and have `tend` do it again if it fails."""
+        if await self._attempt(to_the_end(work()), what):
+            self._again.pop(what, None)
+        else:
+            self._again[what] = work

@@ -1,0 +1,1 @@
+"""Linux primitives of networks: namespaces, netlink, packets, sockets."""

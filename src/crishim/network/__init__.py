@@ -1,0 +1,1 @@
+"""A pod's connections and its address: held, moved, and put back."""

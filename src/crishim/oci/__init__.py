@@ -1,0 +1,1 @@
+"""Pure readings of an OCI runtime specification."""

@@ -1,0 +1,1 @@
+"""Restore an archive into a created container; `restore.py` has the ordered steps."""

@@ -1,0 +1,1 @@
+"""What we change about pod sandboxes, and the stopped containers that wait in them."""

@@ -1,0 +1,1 @@
+"""The service `crishim.v1`."""

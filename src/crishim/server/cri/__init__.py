@@ -1,0 +1,1 @@
+"""The CRI methods that crishim changes."""

@@ -1,0 +1,1 @@
+"""Calls that pass to containerd byte for byte."""

@@ -1,0 +1,1 @@
+"""The checkpoints of a node: names, places, and the images that they need."""

@@ -1,0 +1,73 @@
+"""Records of stopped containers: there and back, and what counts as committed."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from crishim.errors import Corrupt
+from crishim.sandbox import heldrecord
+from crishim.sandbox.heldrecord import Standing
+from tests.unit.samples import held_record
+
+
+@pytest.fixture
+def record(tmp_path):
+    return held_record(archive=str(tmp_path / "a.tar"))
+
+
+def test_there_and_back(record):
+    assert heldrecord.decode(heldrecord.encode(record)) == record
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"sandbox": "../x"}'])
+def test_anything_else_is_refused(data):
+    with pytest.raises(Corrupt):
+        heldrecord.decode(data)
+
+
+def test_only_the_file_that_was_written_is_the_archive(record, tmp_path):
+    """An older archive of the same name does not count; the new one does once it is renamed."""
+    (tmp_path / "a.tar").write_text("old")
+    partial = tmp_path / ".a.tar.0123abcd.partial"
+    partial.write_text("new")
+    record = replace(record, inode=partial.stat().st_ino)
+    assert heldrecord.standing(record) is Standing.HALF
+    partial.rename(tmp_path / "a.tar")
+    assert heldrecord.standing(record) is Standing.COMMITTED
+
+
+def test_an_archive_that_is_nowhere_proves_nothing(record, tmp_path):
+    """It may have been moved after it was whole, or its directory may not be mounted."""
+    assert heldrecord.standing(record) is Standing.UNKNOWN
+    record = replace(record, archive=str(tmp_path / "not" / "mounted" / "a.tar"))
+    assert heldrecord.standing(record) is Standing.UNKNOWN
+
+
+def test_a_file_of_another_device_is_another_file(record, tmp_path):
+    """Within one boot: devices are numbered anew at the next."""
+    (tmp_path / "a.tar").write_text("whole")
+    found = (tmp_path / "a.tar").stat()
+    record = replace(
+        record, inode=found.st_ino, device=found.st_dev, boot_id=heldrecord.this_boot()
+    )
+    assert heldrecord.standing(record) is Standing.COMMITTED
+    record = replace(record, device=found.st_dev + 1)
+    assert heldrecord.standing(record) is Standing.UNKNOWN
+    record = replace(record, boot_id="another")
+    assert heldrecord.standing(record) is Standing.COMMITTED
+
+
+def test_waiting_is_not_counted_by_the_wall_clock(record):
+    """Which somebody may set: the connections would be let go at once, or never."""
+    now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    since_ns = now_ns - 5_000_000_000
+    record = replace(record, stopped_at_ns=0, stopped_at_boot_ns=since_ns)
+    record = replace(record, boot_id=heldrecord.this_boot())
+    assert 5 <= record.waited_s < 60
+    assert replace(record, boot_id="another", stopped_at_boot_ns=0).waited_s == 0
+
+
+def test_connections_that_were_handed_over_do_not_wait(record):
+    assert record.waiting == ("10.0.0.2",)
+    assert replace(record, handed_over=True).waiting == ()

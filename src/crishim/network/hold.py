@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from crishim.kernel.net.interface import InterfaceState
-    from crishim.kernel.net.packet import Budget, Frame
+    from crishim.kernel.net.packet import Budget
+    from crishim.kernel.net.segment import Frame
     from crishim.network.sockets import Kept
 
 _log = logging.getLogger(__name__)

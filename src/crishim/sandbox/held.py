@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from crishim.container.resolve import Source
     from crishim.containerd.cri import Cri
     from crishim.kernel.net.interface import InterfaceState
-    from crishim.kernel.net.packet import Frame
+    from crishim.kernel.net.segment import Frame
     from crishim.paths import Paths
 
 _log = logging.getLogger(__name__)

@@ -22,13 +22,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crishim.kernel.net.segment import checksum
+from crishim.kernel.net.segment import Frame, checksum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _log = logging.getLogger(__name__)
-VNET_HDR_BYTES = 10
 
 _SOL_PACKET = 263
 _PACKET_VNET_HDR = 15
@@ -68,19 +67,6 @@ _TAKE_SYNS = (
     (0x06, 0, 0, 0xFFFFFFFF),
     (0x06, 0, 0, 0),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One caught frame: when it was read (time.monotonic_ns), and its bytes with their header."""
-
-    caught_ns: int
-    data: bytes
-
-    @property
-    def ethernet(self) -> bytes:
-        """The frame as it is on a wire, without the virtio_net_hdr."""
-        return self.data[VNET_HDR_BYTES:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a caught frame carries (TCP and UDP out of Ethernet), which say the same, what refuses them.
+"""Caught frames: what they carry (TCP and UDP out of Ethernet), which say the same, what refuses them.
 
 Pure: bytes in, values and bytes out.
 """
@@ -7,18 +7,33 @@ from __future__ import annotations
 
 import socket
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from crishim.kernel.net.packet import Frame
+VNET_HDR_BYTES = 10
+"""The virtio_net_hdr before each frame that a `Tap` caught."""
 
 _DATA_OFFSET = 12
 _FLAGS = 13
 _HEADER_BYTES = 20
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
 _HOPS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One caught frame: when it was read (time.monotonic_ns), and its bytes with their header."""
+
+    caught_ns: int
+    data: bytes
+
+    @property
+    def ethernet(self) -> bytes:
+        """The frame as it is on a wire, without the virtio_net_hdr."""
+        return self.data[VNET_HDR_BYTES:]
 
 
 def transport(frame: bytes) -> tuple[int, str, str, bytes] | None:

@@ -3,8 +3,9 @@
 import socket
 import struct
 
-from crishim.kernel.net.packet import Budget, Catch, Frame, Limits, announcement, icmpv6_checksum
+from crishim.kernel.net.packet import Budget, Catch, Limits, announcement, icmpv6_checksum
 from crishim.kernel.net.probe import answer, question
+from crishim.kernel.net.segment import Frame
 
 MAC = "02:00:00:00:00:07"
 HARDWARE = bytes.fromhex("020000000007")

@@ -2,8 +2,7 @@
 
 import struct
 
-from crishim.kernel.net.packet import VNET_HDR_BYTES, Frame
-from crishim.kernel.net.segment import checksum, refusals, without_repeats
+from crishim.kernel.net.segment import VNET_HDR_BYTES, Frame, checksum, refusals, without_repeats
 
 ACK, FIN, SYN, RST = 0x10, 0x11, 0x02, 0x04
 ENDS4 = ("97.98.99.100", "101.102.103.104")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from crishim.aio.lanes import Lane
 from crishim.aio.shield import in_thread
 from crishim.kernel import procs
-from crishim.layer.capture import MEMBERS, LayerCapture
+from crishim.layer.capture import LayerCapture
 from crishim.layer.known import FILES_MAX
+from crishim.layer.members import MEMBERS
 
 if TYPE_CHECKING:
     import contextlib

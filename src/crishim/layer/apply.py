@@ -22,7 +22,7 @@ from crishim.kernel.atomic import storage_errors
 from crishim.kernel.mounts import Overlay, overlay_from_options
 from crishim.kernel.splice import copy_range
 from crishim.kernel.tree import open_dir_at, remove_tree_at
-from crishim.layer.capture import MEMBERS, keeps_xattr
+from crishim.layer.members import MEMBERS, keeps_xattr
 from crishim.layer.read import OPAQUE, PATCHED, REMOVED_ENTRY, WHITEOUT, LayerEntry, read_layer
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from crishim.dump.fifo import FifoReceiver
 from crishim.errors import NoSpace
 from crishim.kernel import mounts
 from crishim.layer.apply import apply_layer
-from crishim.layer.capture import MEMBERS, LayerCapture
+from crishim.layer.capture import LayerCapture
+from crishim.layer.members import MEMBERS
 from tests.integration.layer.conftest import OverlayRoot
 from tests.unit.dump.test_fifo import Criu, page_image
 from tests.unit.samples import manifest

@@ -13,7 +13,7 @@ from crishim.archive.writer import ArchiveWriter
 from crishim.errors import Corrupt, Precondition, Unsupported
 from crishim.kernel import mounts
 from crishim.layer.apply import apply_layer, overlay_of_snapshot
-from crishim.layer.capture import MEMBERS
+from crishim.layer.members import MEMBERS
 from tests.unit.samples import manifest
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from crishim.archive.reader import ArchiveReader
 from crishim.errors import DeadlineExceeded
-from crishim.layer.capture import MEMBERS, LayerCapture
+from crishim.layer.capture import LayerCapture
+from crishim.layer.members import MEMBERS
 from crishim.layer.read import read_layer
 from tests.integration.layer.test_roundtrip import Change, nasty, nothing, travel
 

@@ -11,7 +11,8 @@ from crishim.archive.reader import ArchiveReader
 from crishim.archive.writer import ArchiveWriter
 from crishim.kernel.procs import SharedMapping
 from crishim.layer.apply import apply_layer
-from crishim.layer.capture import MEMBERS, LayerCapture
+from crishim.layer.capture import LayerCapture
+from crishim.layer.members import MEMBERS
 from tests.integration.layer.conftest import OverlayRoot
 from tests.integration.layer.walker import view
 from tests.unit.samples import manifest

@@ -1,4 +1,4 @@
-"""Caught frames: what they carry (TCP and UDP out of Ethernet), which say the same, what refuses them.
+"""Caught frames: what they carry (TCP, UDP out of Ethernet), which say the same, what refuses them.
 
 Pure: bytes in, values and bytes out.
 """

@@ -28,7 +28,7 @@ from crishim.kernel.net.sockdiag import SockDiag
 from crishim.network import rules
 from crishim.network.drain import drain
 from crishim.network.podlink import INTERFACE, PodLink
-from crishim.network.sockets import kept
+from crishim.network.sockets import held_sockets
 from crishim.tools.nft import Nft
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from crishim.kernel.net.interface import InterfaceState
     from crishim.kernel.net.packet import Budget
     from crishim.kernel.net.segment import Frame
-    from crishim.network.sockets import Kept
+    from crishim.network.sockets import HeldSockets
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -118,26 +118,26 @@ class SourceHold:
             await link.fix_neighbours(self._silent)
         await drain(link.inside, timeout_s=timeout_s, listeners=listeners, orphans=self._lasting)
 
-    async def sockets(self, inodes: Collection[int]) -> Kept:
+    async def sockets(self, inodes: Collection[int]) -> HeldSockets:
         """Return which of the pod's TCP and UDP sockets have these inodes.
 
         Call it for `close` after the pause: only then do they not change any more.
         """
 
-        def inside() -> Kept:
+        def inside() -> HeldSockets:
             with contextlib.closing(SockDiag()) as diag:
-                return kept(diag.tcp(), diag.udp(), inodes=inodes)
+                return held_sockets(diag.tcp(), diag.udp(), inodes=inodes)
 
         return await self._link.inside.run(inside)
 
-    async def close(self, only: Kept | None = None) -> None:
+    async def close(self, only: HeldSockets | None = None) -> None:
         """Drop and catch everything from now on.
 
         Args: only: not everything but these sockets, where other containers of the pod go on.
         Raises: ToolFailed: nft refused; nothing is held, and `release` is still to be called.
         """
         text = rules.source(
-            self.record.table, interface=INTERFACE, lasting=self._lasting, kept=only
+            self.record.table, interface=INTERFACE, lasting=self._lasting, sockets=only
         )
         self._link.tap.start(accept=only.matches if only else None)
         await self._link.inside.run(self._link.nft.run, text)
@@ -206,14 +206,14 @@ class TargetHold:
         """
         return cls(await PodLink.open(netns))
 
-    async def close(self, only: Kept | None = None) -> None:
+    async def close(self, only: HeldSockets | None = None) -> None:
         """Drop and catch what comes in from now on; what goes out passes.
 
         Args: only: not everything but these sockets, where other containers live in the pod.
         Raises: ToolFailed: nft refused; nothing is held, and `abandon` is still to be called.
         """
         self.link.tap.start(accept=only.matches if only else None)
-        text = rules.target(self.record.table, interface=INTERFACE, kept=only)
+        text = rules.target(self.record.table, interface=INTERFACE, sockets=only)
         await self.link.inside.run(self.link.nft.run, text)
 
     async def seal(self) -> None:

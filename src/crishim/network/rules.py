@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from crishim.network.cni import PortMapping
-    from crishim.network.sockets import Kept
+    from crishim.network.sockets import HeldSockets
 
 PREFIX = "crishim_hold_"
 _PRIORITY = -500
@@ -37,7 +37,7 @@ def new_table() -> str:
     return PREFIX + secrets.token_hex(6)
 
 
-def source(table: str, *, interface: str, lasting: bool, kept: Kept | None) -> str:
+def source(table: str, *, interface: str, lasting: bool, sockets: HeldSockets | None) -> str:
     """Drop every frame of a pod's interface, both ways, and TCP on its loopback.
 
     Loopback too: of two dumped sockets that talk to each other one must not take data after it was
@@ -48,16 +48,16 @@ def source(table: str, *, interface: str, lasting: bool, kept: Kept | None) -> s
     Args:
         lasting: stand after our process; otherwise the kernel removes the table with our socket,
             which is right as long as the container goes on living.
-        kept: drop only what belongs to these sockets; None for everything.
+        sockets: drop only what belongs to these sockets; None for everything.
     """
     flags = "" if lasting else "flags owner; "
     into, out, loop = "", "", "meta l4proto tcp drop; "
-    if kept:
-        into, out = _into(kept), _out_of(kept)
-        tcp = replace(kept, udp_ports=frozenset())
+    if sockets:
+        into, out = _into(sockets), _out_of(sockets)
+        tcp = replace(sockets, udp_ports=frozenset())
         loop = _into(tcp) + _out_of(tcp)
     return (
-        f"table netdev {table} {{ {flags}{_sets(kept) if kept else ''}"
+        f"table netdev {table} {{ {flags}{_sets(sockets) if sockets else ''}"
         f"{_chain('in', interface, hook='ingress', body=into)}"
         f"{_chain('out', interface, hook='egress', body=out)}"
         f"{_chain('loop', 'lo', hook='ingress', body=loop)}"
@@ -65,16 +65,16 @@ def source(table: str, *, interface: str, lasting: bool, kept: Kept | None) -> s
     )
 
 
-def target(table: str, *, interface: str, kept: Kept | None) -> str:
+def target(table: str, *, interface: str, sockets: HeldSockets | None) -> str:
     """Drop every frame that comes in, and each end of a connection that would go out.
 
     What the restored sockets send first must get out; but if the restore fails when the sockets are
     alive already, their end must not reach anybody: another restore may follow.
     """
-    body = _into(kept) if kept else ""
-    ends = " ".join(f"{match} {_ENDS}" for match in _TUPLES_OUT) if kept else _ENDS
+    body = _into(sockets) if sockets else ""
+    ends = " ".join(f"{match} {_ENDS}" for match in _TUPLES_OUT) if sockets else _ENDS
     return (
-        f"table netdev {table} {{ {_sets(kept) if kept else ''}"
+        f"table netdev {table} {{ {_sets(sockets) if sockets else ''}"
         f"{_chain('in', interface, hook='ingress', body=body)}"
         f"{_chain('out', interface, hook='egress', body=ends)}}}"
     )
@@ -82,7 +82,7 @@ def target(table: str, *, interface: str, kept: Kept | None) -> str:
 
 def sealed(table: str, *, interface: str) -> str:
     """Put in place of a target's table, at one moment, one that lets nothing out either."""
-    text = source(table, interface=interface, lasting=True, kept=None)
+    text = source(table, interface=interface, lasting=True, sockets=None)
     return f"delete table netdev {table}\n{text}"
 
 
@@ -115,9 +115,9 @@ def node(table: str, addresses: Iterable[str]) -> str:
     return f"table inet {table} {{ {text}}}"
 
 
-def _sets(kept: Kept) -> str:
+def _sets(sockets: HeldSockets) -> str:
     ends: dict[int, list[str]] = {4: [], 6: []}
-    for item in sorted(kept.connections):
+    for item in sorted(sockets.connections):
         version = ipaddress.ip_address(item.local).version
         ends[version].append(
             f"{item.remote} . {item.remote_port} . {item.local} . {item.local_port}"
@@ -126,8 +126,8 @@ def _sets(kept: Kept) -> str:
     return (
         _set("tcp4", quad.format("ipv4_addr"), ends[4])
         + _set("tcp6", quad.format("ipv6_addr"), ends[6])
-        + _set("tcp_ports", "type inet_service;", [str(port) for port in sorted(kept.tcp_ports)])
-        + _set("udp_ports", "type inet_service;", [str(port) for port in sorted(kept.udp_ports)])
+        + _set("tcp_ports", "type inet_service;", [str(port) for port in sorted(sockets.tcp_ports)])
+        + _set("udp_ports", "type inet_service;", [str(port) for port in sorted(sockets.udp_ports)])
     )
 
 
@@ -136,17 +136,19 @@ def _set(name: str, kind: str, elements: Sequence[str]) -> str:
     return f"set {name} {{ {kind} {listed} }}; "
 
 
-def _into(kept: Kept) -> str:
-    ports = "tcp dport @tcp_ports tcp flags & (syn | ack) == syn drop; " if kept.tcp_ports else ""
-    ports += "udp dport @udp_ports drop; " if kept.udp_ports else ""
+def _into(sockets: HeldSockets) -> str:
+    ports = (
+        "tcp dport @tcp_ports tcp flags & (syn | ack) == syn drop; " if sockets.tcp_ports else ""
+    )
+    ports += "udp dport @udp_ports drop; " if sockets.udp_ports else ""
     return (
         "ip saddr . tcp sport . ip daddr . tcp dport @tcp4 drop; "
         f"ip6 saddr . tcp sport . ip6 daddr . tcp dport @tcp6 drop; {ports}"
     )
 
 
-def _out_of(kept: Kept) -> str:
-    ports = "udp sport @udp_ports drop; " if kept.udp_ports else ""
+def _out_of(sockets: HeldSockets) -> str:
+    ports = "udp sport @udp_ports drop; " if sockets.udp_ports else ""
     return f"{_TUPLES_OUT[0]} drop; {_TUPLES_OUT[1]} drop; {ports}"
 
 

@@ -37,7 +37,7 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class HeldSockets:
     """What is held of a pod: connections, ports of listeners, ports of UDP sockets."""
 
     connections: frozenset[Connection] = frozenset()
@@ -63,13 +63,15 @@ class Kept:
         return begins or connection in self.connections
 
 
-def kept(tcp: Iterable[InetSocket], udp: Iterable[InetSocket], *, inodes: Collection[int]) -> Kept:
+def held_sockets(
+    tcp: Iterable[InetSocket], udp: Iterable[InetSocket], *, inodes: Collection[int]
+) -> HeldSockets:
     """Pick out of a namespace's sockets those that a container's processes have open.
 
     Args: inodes: of the sockets among the processes' file descriptors.
     """
     mine = [item for item in tcp if item.inode in inodes]
-    return Kept(
+    return HeldSockets(
         connections=frozenset(
             Connection(
                 local=_plain(item.local),

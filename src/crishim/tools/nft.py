@@ -50,15 +50,6 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def available() -> bool:
-    """Tell whether libnftables can be loaded on this node."""
-    try:
-        _library()
-    except OSError:
-        return False
-    return True
-
-
 class _LowDescriptors:
     """Numbers that the library can wait for, kept from everything else by being in use."""
 

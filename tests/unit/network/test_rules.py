@@ -5,7 +5,7 @@ import pytest
 from crishim.errors import Precondition
 from crishim.network import rules
 from crishim.network.cni import PortMapping
-from crishim.network.sockets import Connection, Kept
+from crishim.network.sockets import Connection, HeldSockets
 
 MOVED = [
     rules.Moved(address="10.1.0.2", subnet="10.1.0.0/24"),
@@ -20,8 +20,8 @@ def test_tables_have_names_of_their_own_under_one_prefix():
 
 
 def test_the_source_holds_both_ways_and_loopback_the_target_only_what_comes():
-    source = rules.source("t", interface="eth0", lasting=True, kept=None)
-    target = rules.target("t", interface="eth0", kept=None)
+    source = rules.source("t", interface="eth0", lasting=True, sockets=None)
+    target = rules.target("t", interface="eth0", sockets=None)
     assert [source.count(word) for word in ("ingress", "egress", '"lo"')] == [2, 1, 1]
     assert [target.count(word) for word in ("ingress", "egress", '"lo"')] == [1, 1, 0]
     assert target.count("policy drop") == 1
@@ -37,14 +37,14 @@ def test_a_sealed_target_is_exchanged_at_one_moment_and_holds_both_ways():
 
 def test_only_a_passing_hold_ends_with_its_owner():
     for lasting in (True, False):
-        text = rules.source("t", interface="eth0", lasting=lasting, kept=None)
+        text = rules.source("t", interface="eth0", lasting=lasting, sockets=None)
         assert ("flags owner" in text) is not lasting
 
 
 def test_kept_sockets_leave_the_rest_alone():
     ends = Connection(local="10.1.0.2", local_port=80, remote="10.9.0.1", remote_port=4000)
-    kept = Kept(connections=frozenset([ends]), tcp_ports=frozenset([80]))
-    text = rules.source("t", interface="eth0", lasting=True, kept=kept)
+    kept = HeldSockets(connections=frozenset([ends]), tcp_ports=frozenset([80]))
+    text = rules.source("t", interface="eth0", lasting=True, sockets=kept)
     assert "policy drop" not in text
     assert "10.9.0.1 . 4000 . 10.1.0.2 . 80" in text
     assert "udp_ports drop" not in text

@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from crishim.kernel.net.sockdiag import InetSocket, TcpState
-from crishim.network.sockets import Connection, Kept, kept
+from crishim.network.sockets import Connection, HeldSockets, held_sockets
 
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 POD4, PEER4, POD6, PEER6 = "10.1.0.2", "10.9.0.1", "fd00::2", "fd09::1"
@@ -35,7 +35,7 @@ def entry(**changes):
 @pytest.mark.parametrize(("pod", "peer"), [(POD4, PEER4), (POD6, PEER6)])
 def test_a_frame_of_a_kept_connection_matches_in_its_direction(pod, peer):
     ends = Connection(local=pod, local_port=80, remote=peer, remote_port=4000)
-    held = Kept(connections=frozenset([ends]))
+    held = HeldSockets(connections=frozenset([ends]))
     assert held.matches(frame(peer, 4000, pod, 80))
     assert not held.matches(frame(peer, 4001, pod, 80))
     assert not held.matches(frame(pod, 80, peer, 4000))
@@ -43,7 +43,7 @@ def test_a_frame_of_a_kept_connection_matches_in_its_direction(pod, peer):
 
 
 def test_only_what_begins_a_connection_matches_a_listener():
-    held = Kept(tcp_ports=frozenset([80]))
+    held = HeldSockets(tcp_ports=frozenset([80]))
     assert held.matches(frame(PEER4, 4000, POD4, 80, flags=SYN))
     assert not held.matches(frame(PEER4, 4000, POD4, 80, flags=ACK))
     assert not held.matches(frame(PEER4, 4000, POD4, 80, flags=SYN | ACK))
@@ -51,13 +51,13 @@ def test_only_what_begins_a_connection_matches_a_listener():
 
 
 def test_a_udp_port_matches_by_itself():
-    held = Kept(udp_ports=frozenset([53]))
+    held = HeldSockets(udp_ports=frozenset([53]))
     assert held.matches(frame(PEER6, 4000, POD6, 53, protocol=UDP))
     assert not held.matches(frame(PEER6, 53, POD6, 4000, protocol=UDP))
 
 
 def test_no_part_of_a_frame_breaks_the_reader():
-    held = Kept(tcp_ports=frozenset([80]))
+    held = HeldSockets(tcp_ports=frozenset([80]))
     for whole in (frame(PEER4, 1, POD4, 80, flags=SYN), frame(PEER6, 1, POD6, 80, flags=SYN)):
         for size in range(len(whole)):
             held.matches(whole[:size])
@@ -73,8 +73,8 @@ def test_a_containers_sockets_are_picked_by_inode():
         entry(inode=0, state=TcpState.TIME_WAIT),
     ]
     udp = [entry(inode=11, local_port=53), entry(inode=12, local_port=54)]
-    found = kept(tcp, udp, inodes={7, 9, 10, 11})
+    found = held_sockets(tcp, udp, inodes={7, 9, 10, 11})
     ends = Connection(local=POD4, local_port=80, remote=PEER4, remote_port=4000)
-    assert found == Kept(
+    assert found == HeldSockets(
         connections=frozenset([ends]), tcp_ports=frozenset([81]), udp_ports=frozenset([53])
     )

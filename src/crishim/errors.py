@@ -1,7 +1,8 @@
-"""The one tree of errors that crishim raises on purpose.
+"""The errors that crishim raises on purpose: one tree of our own, and one of what containerd says.
 
 A class exists only where a caller acts differently on it; everything else is a field. This module
-must never know gRPC: `server/status.py` holds the one table from these classes to status codes.
+must never know gRPC: `server/status.py` holds the one table from these classes to status codes,
+and `containerd/service.py` the one from codes to `RuntimeRefused`.
 """
 
 from __future__ import annotations
@@ -111,6 +112,34 @@ class ToolFailed(CrishimError):
         self.tool = tool
         self.exit_status = exit_status
         self.log_path = log_path
+
+
+class RuntimeRefused(Exception):
+    """containerd has refused a call, does not answer, or went away meanwhile.
+
+    No CrishimError, because none of this is ours: a caller hears containerd's own answer, which is
+    the cause of this error. What kind it is decides, never its text.
+
+    Args:
+        text: all that is known of it, for the log.
+        details: containerd's own words, for people.
+    """
+
+    def __init__(self, text: str, *, details: str = "") -> None:
+        super().__init__(text)
+        self.details = details
+
+
+class RuntimeNotFound(RuntimeRefused):
+    """containerd knows no such object."""
+
+
+class RuntimeAlreadyExists(RuntimeRefused):
+    """containerd has an object of that name."""
+
+
+class RuntimeUnavailable(RuntimeRefused):
+    """containerd is not there, or it is starting or stopping."""
 
 
 @contextlib.contextmanager

@@ -7,13 +7,16 @@ channel, because containerd serves all of them on one socket.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
 import grpc
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+Channel: TypeAlias = grpc.aio.Channel
+"""What `open_channel` returns, for those who only hand it on."""
 
 WINDOW_BYTES = 4 << 20
 """How much of a message may be on its way unread. The default of 64 KiB makes a list of 500
@@ -54,7 +57,7 @@ def unix_target(socket: Path) -> str:
     return f"unix:{quote(str(socket))}"
 
 
-def open_channel(socket: Path) -> grpc.aio.Channel:
+def open_channel(socket: Path) -> Channel:
     """Open a channel to the gRPC server at `socket`, which need not exist yet.
 
     The caller closes it. A lost connection is made again by itself, within a quarter of a second of
@@ -63,7 +66,7 @@ def open_channel(socket: Path) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(unix_target(socket), options=_OPTIONS)
 
 
-async def wait_ready(channel: grpc.aio.Channel, *, timeout_s: float) -> None:
+async def wait_ready(channel: Channel, *, timeout_s: float) -> None:
     """Wait until the channel is connected.
 
     Raises: TimeoutError: not within `timeout_s` seconds.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crishim._proto.runtime.v1 import api_pb2, api_pb2_grpc
+from crishim.containerd.service import Service
 from crishim.errors import NotFound, Precondition
 from crishim.ids import ContainerId, SandboxId, container_id, sandbox_id
 
@@ -67,11 +68,14 @@ class Sandbox:
 
 
 class Cri:
-    """Calls to containerd's CRI service over a channel that somebody else owns."""
+    """Calls to containerd's CRI service over a channel that somebody else owns.
+
+    Each raises RuntimeRefused, and what it names itself.
+    """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._runtime: Any = api_pb2_grpc.RuntimeServiceStub(channel)
-        self._images: Any = api_pb2_grpc.ImageServiceStub(channel)
+        self._runtime = Service(api_pb2_grpc.RuntimeServiceStub(channel))
+        self._images = Service(api_pb2_grpc.ImageServiceStub(channel))
 
     async def container(self, id_or_prefix: str) -> Container:
         """Return one container with all that containerd says of it.

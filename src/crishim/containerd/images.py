@@ -11,13 +11,17 @@ internal/cri/labels and internal/cri/store/image (1.7 to 2.4).
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from typing import TYPE_CHECKING, Any
 
-import grpc
-import grpc.aio
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from crishim._proto.containerd.services.images.v1 import images_pb2, images_pb2_grpc
+from crishim.containerd.service import Service
+from crishim.errors import RuntimeAlreadyExists, RuntimeNotFound
+
+if TYPE_CHECKING:
+    import grpc.aio
 
 _TIMEOUT_S = 10.0
 _PINNED = "io.cri-containerd.pinned"
@@ -32,7 +36,7 @@ class Images:
 
     def __init__(self, channel: grpc.aio.Channel, *, namespace: str) -> None:
         self._metadata = (("containerd-namespace", namespace),)
-        self._images: Any = images_pb2_grpc.ImagesStub(channel)
+        self._images = Service(images_pb2_grpc.ImagesStub(channel))
 
     async def pin(self, name: str) -> bool:
         """Pin an image by the name of its record; return False if there is none.
@@ -66,18 +70,13 @@ class Images:
             return
         labels = {key: text for key, text in image.labels.items() if key not in (_PINNED, _OURS)}
         record = images_pb2.Image(name=further, target=image.target, labels=labels)
-        try:
+        with contextlib.suppress(RuntimeAlreadyExists):
             await self._call(self._images.Create, images_pb2.CreateImageRequest(image=record))
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
-                raise
 
     async def _get(self, name: str) -> images_pb2.Image | None:
         try:
             answer = await self._call(self._images.Get, images_pb2.GetImageRequest(name=name))
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
+        except RuntimeNotFound:
             return None
         image: images_pb2.Image = answer.image
         return image
@@ -91,12 +90,9 @@ class Images:
         image.labels.update(labels)
         mask = FieldMask(paths=[f"labels.{key}" for key in labels])
         request = images_pb2.UpdateImageRequest(image=image, update_mask=mask)
-        try:
+        # Removed since it was read: then there is nothing to pin either.
+        with contextlib.suppress(RuntimeNotFound):
             await self._call(self._images.Update, request)
-        except grpc.aio.AioRpcError as error:
-            # Removed since it was read: then there is nothing to pin either.
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
 
     async def _call(self, method: Any, request: Any) -> Any:
         return await method(request, metadata=self._metadata, timeout=_TIMEOUT_S)

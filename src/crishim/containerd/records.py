@@ -14,13 +14,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
 from crishim._proto.containerd.services.containers.v1 import containers_pb2, containers_pb2_grpc
 from crishim._proto.containerd.services.leases.v1 import leases_pb2, leases_pb2_grpc
 from crishim._proto.containerd.services.snapshots.v1 import snapshots_pb2, snapshots_pb2_grpc
+from crishim.containerd.service import Service
+from crishim.errors import RuntimeNotFound
 
 if TYPE_CHECKING:
+    import grpc.aio
+
     from crishim.ids import ContainerId, SandboxId
 
 _TIMEOUT_S = 30.0
@@ -44,12 +46,12 @@ class Records:
 
     def __init__(self, channel: grpc.aio.Channel, *, namespace: str) -> None:
         self._metadata = (("containerd-namespace", namespace),)
-        self._containers: Any = containers_pb2_grpc.ContainersStub(channel)
-        self._leases: Any = leases_pb2_grpc.LeasesStub(channel)
-        self._snapshots: Any = snapshots_pb2_grpc.SnapshotsStub(channel)
+        self._containers = Service(containers_pb2_grpc.ContainersStub(channel))
+        self._leases = Service(leases_pb2_grpc.LeasesStub(channel))
+        self._snapshots = Service(snapshots_pb2_grpc.SnapshotsStub(channel))
 
     async def container(self, container: ContainerId | SandboxId) -> containers_pb2.Container:
-        """Return the record of one container, or of a sandbox's own; grpc NOT_FOUND passes."""
+        """Return the record of one container, or of a sandbox's own; or raise RuntimeNotFound."""
         request = containers_pb2.GetContainerRequest(id=container)
         answer = await self._call(self._containers.Get, request)
         record: containers_pb2.Container = answer.container
@@ -59,9 +61,7 @@ class Records:
         """Return whether there is a record of a container."""
         try:
             await self.container(container)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
+        except RuntimeNotFound:
             return False
         return True
 

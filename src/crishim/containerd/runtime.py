@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from google.protobuf.empty_pb2 import Empty
 
@@ -17,6 +17,7 @@ from crishim._proto.containerd.services.containers.v1 import containers_pb2, con
 from crishim._proto.containerd.services.introspection.v1 import introspection_pb2_grpc
 from crishim._proto.containerd.services.version.v1 import version_pb2_grpc
 from crishim._proto.runtime.v1 import api_pb2, api_pb2_grpc
+from crishim.containerd.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,11 +63,11 @@ class Runtime:
 
 
 async def ask(channel: grpc.aio.Channel) -> Runtime:
-    """Ask containerd what it is and how it is set up; its errors pass unchanged."""
-    versions: Any = version_pb2_grpc.VersionStub(channel)
-    introspection: Any = introspection_pb2_grpc.IntrospectionStub(channel)
-    cri: Any = api_pb2_grpc.RuntimeServiceStub(channel)
-    images: Any = api_pb2_grpc.ImageServiceStub(channel)
+    """Ask containerd what it is and how it is set up; raise RuntimeRefused if it does not say."""
+    versions = Service(version_pb2_grpc.VersionStub(channel))
+    introspection = Service(introspection_pb2_grpc.IntrospectionStub(channel))
+    cri = Service(api_pb2_grpc.RuntimeServiceStub(channel))
+    images = Service(api_pb2_grpc.ImageServiceStub(channel))
     version = await versions.Version(Empty(), timeout=_TIMEOUT_S)
     server = await introspection.Server(Empty(), timeout=_TIMEOUT_S)
     status = await cri.Status(api_pb2.StatusRequest(verbose=True), timeout=_TIMEOUT_S)
@@ -84,7 +85,7 @@ async def spec_annotations(
     channel: grpc.aio.Channel, *, namespace: str
 ) -> dict[str, Mapping[str, str]]:
     """Return the annotations in the OCI spec of every container and sandbox, by id."""
-    containers: Any = containers_pb2_grpc.ContainersStub(channel)
+    containers = Service(containers_pb2_grpc.ContainersStub(channel))
     answer = await containers.List(
         containers_pb2.ListContainersRequest(),
         metadata=(("containerd-namespace", namespace),),

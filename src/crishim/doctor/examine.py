@@ -10,20 +10,19 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-import grpc
-
 from crishim.aio.shield import in_thread
 from crishim.containerd.cri import Cri
 from crishim.containerd.runtime import ask, spec_annotations
 from crishim.doctor import criu, holds, kernel, network, pods, privileges, runtime, sockets, storage
 from crishim.doctor.finding import Finding, error, ok
-from crishim.errors import CrishimError
+from crishim.errors import CrishimError, RuntimeRefused
 from crishim.kernel import mounts, process
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from crishim.config import Config
+    from crishim.containerd.channel import Channel
 
 _TIMEOUT_S = 10.0
 _PROC = Path("/proc")
@@ -32,7 +31,7 @@ _HOME_CRIU = Path(process.environment()["HOME"]) / ".criu"
 _Look: TypeAlias = "Callable[[], Awaitable[list[Finding]]]"
 
 
-async def examine(config: Config, channel: grpc.aio.Channel) -> list[Finding]:
+async def examine(config: Config, channel: Channel) -> list[Finding]:
     """Examine the node.
 
     Args: channel: to containerd, which need not be there.
@@ -49,8 +48,8 @@ async def examine(config: Config, channel: grpc.aio.Channel) -> list[Finding]:
     for name, look in groups.items():
         try:
             findings += await look()
-        except (CrishimError, OSError, ValueError, grpc.aio.AioRpcError) as problem:
-            text = problem.details() if isinstance(problem, grpc.aio.AioRpcError) else str(problem)
+        except (CrishimError, OSError, ValueError, RuntimeRefused) as problem:
+            text = problem.details if isinstance(problem, RuntimeRefused) else str(problem)
             findings.append(
                 error(
                     f"{name}.examination",
@@ -101,14 +100,14 @@ async def _criu() -> list[Finding]:
     ]
 
 
-async def _containerd(config: Config, channel: grpc.aio.Channel) -> list[Finding]:
+async def _containerd(config: Config, channel: Channel) -> list[Finding]:
     try:
         found = await ask(channel)
-    except grpc.aio.AioRpcError as problem:
+    except RuntimeRefused as problem:
         return [
             error(
                 "containerd.answers",
-                f"containerd does not answer at {config.containerd.socket}: {problem.details()}",
+                f"containerd does not answer at {config.containerd.socket}: {problem.details}",
                 cure="systemctl status containerd; or set [containerd] socket",
             )
         ]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import grpc
-
 from crishim.doctor.finding import Finding, ok, warning
-from crishim.errors import NotFound, Precondition
+from crishim.errors import NotFound, Precondition, RuntimeRefused
 from crishim.kernel.net.netns import NetnsThread
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ async def mptcp(cri: Cri) -> Finding:
             sandbox = await cri.sandbox(item.id)
             if sandbox.ready and sandbox.netns and await _enabled(sandbox.netns):
                 found.append(f"{item.metadata.namespace}/{item.metadata.name}")
-        except (NotFound, Precondition, grpc.aio.AioRpcError):
+        except (NotFound, Precondition, RuntimeRefused):
             continue  # it went away meanwhile
     return judge(found)
 

@@ -23,11 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
-
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.aio.shield import in_thread, to_the_end
-from crishim.errors import Corrupt, Unavailable
+from crishim.errors import Corrupt, RuntimeNotFound, Unavailable
 from crishim.housekeeping import wrappers
 from crishim.housekeeping.abandoned import Abandoned
 from crishim.ids import SandboxId, sandbox_id
@@ -149,7 +147,7 @@ class Recovery:
     async def run(self) -> None:
         """Finish or undo what was begun; needs containerd.
 
-        Raises: grpc.aio.AioRpcError, OSError: containerd or the disk does not tell what there is;
+        Raises: RuntimeRefused, OSError: containerd or the disk does not tell what there is;
             to be called again.
         """
         await self._attempt(self._loaded(), "records on disk")
@@ -340,9 +338,7 @@ class Recovery:
             return
         try:
             found = await self.cri.container(directory.name)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
+        except RuntimeNotFound:
             return
         if found.status.state not in (api_pb2.CONTAINER_CREATED, api_pb2.CONTAINER_EXITED):
             return

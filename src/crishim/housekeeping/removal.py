@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import grpc
-
 from crishim.aio import patience
 from crishim.aio.shield import in_thread
-from crishim.errors import InvalidRequest, Precondition
+from crishim.errors import InvalidRequest, Precondition, RuntimeRefused
 from crishim.ids import checkpoint_name
 from crishim.kernel import atomic
 
@@ -74,9 +72,9 @@ class Removal:
         await in_thread(_unlink, archive)
         try:
             await self.pins.reconcile()
-        except grpc.aio.AioRpcError as error:
+        except RuntimeRefused as error:
             # The checkpoint is gone; the next start or removal looks at the pins again.
-            _log.warning("cannot unpin images: %s", error.details())
+            _log.warning("cannot unpin images: %s", error.details)
 
     def _name(self, named: str) -> CheckpointName:
         """Return the name of a checkpoint in the store; its path there will do too."""

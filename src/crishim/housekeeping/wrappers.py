@@ -14,11 +14,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
-
 from crishim.aio.shield import in_thread
 from crishim.container import resolve
-from crishim.errors import CrishimError
+from crishim.errors import CrishimError, RuntimeRefused
 from crishim.ids import ContainerId, container_id, sandbox_id
 from crishim.kernel import tree
 from crishim.restore import plans
@@ -41,7 +39,7 @@ async def put_back(*, cri: Cri, records: Records, busy: Callable[[str], bool]) -
     the next look for containers that are gone removes it.
     Args: busy: whether a dump or a restore of a container is under way; it is looked at the next
         time.
-    Raises: grpc's errors, if containerd cannot list its containers.
+    Raises: RuntimeRefused: containerd cannot list its containers.
     """
     mended = []
     for item in await cri.containers():
@@ -50,7 +48,7 @@ async def put_back(*, cri: Cri, records: Records, busy: Callable[[str], bool]) -
             sandbox = sandbox_id(item.pod_sandbox_id)
             if not busy(container) and await _mend(container, sandbox, records=records):
                 mended.append(container)
-        except (CrishimError, grpc.aio.AioRpcError, OSError) as error:
+        except (CrishimError, RuntimeRefused, OSError) as error:
             _log.warning("the wrapper of container %s: %s", container[:13], error)
     return mended
 

@@ -10,10 +10,8 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-import grpc
-
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.errors import CrishimError, ToolFailed
+from crishim.errors import CrishimError, RuntimeRefused, ToolFailed
 from crishim.network import hold
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ async def find(cri: Cri) -> AsyncIterator[tuple[str, HoldRecord]]:
     for item in await cri.sandboxes():
         if item.state != api_pb2.SANDBOX_READY:
             continue
-        with contextlib.suppress(CrishimError, grpc.aio.AioRpcError):
+        with contextlib.suppress(CrishimError, RuntimeRefused):
             found = await cri.sandbox(item.id)
             if found.netns:
                 pod = f"pod {item.metadata.namespace}/{item.metadata.name} ({item.id[:13]})"

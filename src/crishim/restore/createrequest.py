@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import grpc
-
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.errors import NotFound, Precondition, Unavailable, final_refusals
+from crishim.errors import (
+    NotFound,
+    Precondition,
+    RuntimeNotFound,
+    RuntimeRefused,
+    Unavailable,
+    final_refusals,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,13 +71,13 @@ async def _image(
     name = next(filter(None, (*source.image_digests, source.image)), "")
     try:
         await cri.pull_image(name, request.sandbox_config)
-    except grpc.aio.AioRpcError as error:
+    except RuntimeRefused as error:
         # Only a registry's word that there is none is final; it may be out of reach now.
-        gone = error.code() is grpc.StatusCode.NOT_FOUND
+        gone = isinstance(error, RuntimeNotFound)
         with final_refusals():
             raise (NotFound if gone else Unavailable)(
                 f"the checkpoint's base image {source.image} is not on this node",
-                details=f"pulling {name} failed: {error.details()}",
+                details=f"pulling {name} failed: {error.details}",
                 hint="pull or import that very image first",
             ) from error
     if not (found := await cri.image_id(name)):

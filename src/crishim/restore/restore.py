@@ -27,15 +27,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import grpc
-
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.aio.lanes import Lane
 from crishim.aio.shield import in_thread, made_in_thread, to_the_end, unbroken
 from crishim.archive.reader import ArchiveReader
 from crishim.container import logs, volumes
 from crishim.container.resolve import runc_of
-from crishim.errors import Busy, CrishimError, NotFound, Precondition, final_refusals
+from crishim.errors import (
+    Busy,
+    CrishimError,
+    NotFound,
+    Precondition,
+    RuntimeNotFound,
+    RuntimeRefused,
+    final_refusals,
+)
 from crishim.ids import ContainerId, SandboxId, by_prefix, sandbox_id
 from crishim.kernel import atomic, files, tree
 from crishim.layer import shm
@@ -326,9 +332,7 @@ class Restorer:
         try:
             await settled(self.paths.restore(container), wait_s=0)
             status = (await self.cri.container(container)).status
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
+        except RuntimeNotFound:
             raise Precondition(
                 f"container {name} was being restored when crishim ended, and it is not known "
                 "whether it has run since: it is neither restored again nor started cold",
@@ -345,7 +349,7 @@ class Restorer:
     async def pod_leaves(self, named: str) -> None:
         """Settle what a restore has left in a pod that its caller owns and whose sandbox goes.
 
-        Raises: Unavailable, Corrupt, grpc.aio.AioRpcError: nobody knows whether its processes run;
+        Raises: Unavailable, Corrupt, RuntimeRefused: nobody knows whether its processes run;
             their address stays behind its hold.
         """
         sandbox = SandboxId(named)
@@ -378,7 +382,7 @@ class Restorer:
             if path.name not in left and not self.locks.busy(path.name):
                 try:
                     await self._sweep(path)
-                except (CrishimError, OSError, grpc.aio.AioRpcError) as error:
+                except (CrishimError, OSError, RuntimeRefused) as error:
                     # One that cannot be cleared up must not keep the others.
                     _log.warning("%s stays: %s", path, error)
         await self.preparations.sweep()

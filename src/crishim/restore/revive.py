@@ -13,13 +13,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import grpc
-
 from crishim import losses
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.aio.shield import in_thread
 from crishim.container import logs, unkept
-from crishim.errors import CrishimError, ToolFailed
+from crishim.errors import CrishimError, RuntimeNotFound, RuntimeRefused, ToolFailed
 from crishim.ids import ContainerId
 from crishim.kernel import files
 from crishim.restore import plans, putback
@@ -116,14 +114,14 @@ class Reviver:
         log = directory / "work" / _LOG
         try:
             await self.cri.start_container(container)
-        except grpc.aio.AioRpcError as error:
+        except RuntimeRefused as error:
             if await runs_after_all(container, directory, cri=self.cri):
                 return
             if not log.exists():
                 raise
             raise await in_thread(self._failed, container, log, error) from error
 
-    def _failed(self, container: ContainerId, log: Path, error: grpc.aio.AioRpcError) -> ToolFailed:
+    def _failed(self, container: ContainerId, log: Path, error: RuntimeRefused) -> ToolFailed:
         """Return the error of a restore that left a log: final if CRIU itself says why."""
         folder = self.paths.logs / f"restore-{container[:13]}"
         logs.keep(log.parent, folder)
@@ -131,7 +129,7 @@ class Reviver:
         failed = ToolFailed(
             "runc restore",
             1,
-            details=said or error.details() or "",
+            details=said or error.details,
             log_path=str(folder / log.name),
         )
         failed.final = tool_logs.is_lasting(log)
@@ -142,16 +140,14 @@ class Reviver:
 
         Nobody works on its restore any more, which is finished then. One that was broken off never
         goes forward: its container is ended.
-        Raises: Unsettled, grpc.aio.AioRpcError, OSError: nobody knows.
+        Raises: Unsettled, RuntimeRefused, OSError: nobody knows.
             Corrupt: its plan is damaged.
         """
         plan = await in_thread(plans.read, directory)
         container = ContainerId(directory.name)
         try:
             found = await self.cri.container(container)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
+        except RuntimeNotFound:
             return False
         if await self.ended_if_broken_off(container):
             return False

@@ -15,12 +15,10 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-import grpc
-
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.aio.shield import in_thread
 from crishim.dump import guardian
-from crishim.errors import Unavailable
+from crishim.errors import RuntimeNotFound, RuntimeRefused, Unavailable
 from crishim.tools import criu
 
 if TYPE_CHECKING:
@@ -117,9 +115,9 @@ async def ended(container: ContainerId, *, cri: Cri) -> None:
         while True:
             try:
                 await cri.end_container(container)
-            except grpc.aio.AioRpcError as error:
+            except RuntimeRefused as error:
                 if not told:
-                    _log.warning("container %s cannot be ended yet: %s", container, error.details())
+                    _log.warning("container %s cannot be ended yet: %s", container, error.details)
                 told = True
             if await _state(container, cri) not in _MAY_RUN:
                 return
@@ -155,6 +153,7 @@ async def _state(container: ContainerId, cri: Cri) -> int | None:
     """
     try:
         return (await cri.container(container)).status.state
-    except grpc.aio.AioRpcError as error:
-        gone = error.code() is grpc.StatusCode.NOT_FOUND
-        return None if gone else api_pb2.CONTAINER_UNKNOWN
+    except RuntimeNotFound:
+        return None
+    except RuntimeRefused:
+        return api_pb2.CONTAINER_UNKNOWN

@@ -12,11 +12,10 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-import grpc
-
 from crishim._proto.containerd.services.containers.v1 import containers_pb2
 from crishim.aio.shield import in_thread
 from crishim.container import resolve
+from crishim.errors import RuntimeAlreadyExists, RuntimeNotFound, RuntimeRefused, RuntimeUnavailable
 from crishim.ids import ContainerId
 from crishim.kernel import atomic
 
@@ -85,11 +84,11 @@ async def _create(record: containers_pb2.Container, records: Records) -> None:
         try:
             await records.create_container(record)
             return
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.ALREADY_EXISTS:
-                return
+        except RuntimeAlreadyExists:
+            return
+        except RuntimeUnavailable:
             tries -= 1
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or tries == 0:
+            if tries == 0:
                 raise
         await asyncio.sleep(_POLL_S)
 
@@ -104,9 +103,10 @@ async def _unlease(container: ContainerId, records: Records) -> None:
     """Delete the lease of an exchange; one that stays expires by itself."""
     try:
         await records.unlease(_lease(container))
-    except grpc.aio.AioRpcError as error:
-        if error.code() is not grpc.StatusCode.NOT_FOUND:
-            _log.warning("the lease of container %s stays: %s", container[:13], error.details())
+    except RuntimeNotFound:
+        pass  # it has expired
+    except RuntimeRefused as error:
+        _log.warning("the lease of container %s stays: %s", container[:13], error.details)
 
 
 def _lease(container: ContainerId) -> str:

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
-
 from crishim.aio.shield import in_thread
 from crishim.errors import (
     AlreadyExists,
@@ -19,6 +17,8 @@ from crishim.errors import (
     CrishimError,
     NotFound,
     Precondition,
+    RuntimeNotFound,
+    RuntimeRefused,
     Unavailable,
     Unsupported,
 )
@@ -195,7 +195,7 @@ class Sandboxes:
             if found.netns:
                 async with NetnsThread(found.netns) as thread:
                     await thread.run(_MPTCP.write_text, "0")
-        except (CrishimError, grpc.aio.AioRpcError, OSError) as error:
+        except (CrishimError, RuntimeRefused, OSError) as error:
             _log.warning("MPTCP stays on in sandbox %s: %s", sandbox[:13], error)
 
     async def arrive(
@@ -343,11 +343,9 @@ class Sandboxes:
         for item in await self._cri.sandboxes():
             sandbox = SandboxId(item.id)
             if sandbox not in but and item.state == _READY:
-                try:
+                # Any other refusal passes: it may have any address.
+                with contextlib.suppress(RuntimeNotFound):
                     found[sandbox] = await self._cri.addresses(sandbox)
-                except grpc.aio.AioRpcError as error:
-                    if error.code() is not grpc.StatusCode.NOT_FOUND:
-                        raise  # it may have any address
         return found
 
     async def stopping(self, sandbox: str) -> None:

@@ -27,7 +27,7 @@ from crishim.errors import (
     Unavailable,
     Unsupported,
 )
-from crishim.server.status import status_of
+from crishim.server.status import answer_of, status_of
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor
@@ -200,9 +200,9 @@ class Guard:
 
 
 def _report(error: Exception, details: str) -> None:
-    if isinstance(error, grpc.aio.AioRpcError):
+    if answer := answer_of(error):
         # containerd has logged it; kubelet asks for objects that are gone all the time.
-        _log.debug("containerd answered %s: %s", error.code().name, details)
+        _log.debug("containerd answered %s: %s", answer.code().name, details)
     elif isinstance(error, _REFUSALS):
         _log.warning("refused: %s", details)
     elif isinstance(error, CrishimError):

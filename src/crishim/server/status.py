@@ -48,11 +48,11 @@ def status_of(error: Exception, *, request_id: str) -> Status:
     An error of containerd passes unchanged, with its status details; a fault of ours names the
     request, under which the log has the traceback.
     """
-    if isinstance(error, grpc.aio.AioRpcError):
+    if answer := answer_of(error):
         return Status(
-            code=error.code(),
-            details=error.details() or "",
-            trailing_metadata=tuple(error.trailing_metadata() or ()),
+            code=answer.code(),
+            details=answer.details() or "",
+            trailing_metadata=tuple(answer.trailing_metadata() or ()),
         )
     for kind, code in _TABLE:
         if isinstance(error, kind):
@@ -65,6 +65,12 @@ def status_of(error: Exception, *, request_id: str) -> Status:
         code=grpc.StatusCode.INTERNAL,
         details=f"crishim failed: {_shown(what)} [request {request_id}; the log has more]",
     )
+
+
+def answer_of(error: Exception) -> grpc.aio.AioRpcError | None:
+    """Return containerd's answer, where that is what has gone wrong."""
+    answer = error.__cause__ if isinstance(error, errors.RuntimeRefused) else error
+    return answer if isinstance(answer, grpc.aio.AioRpcError) else None
 
 
 def _shown(text: str) -> str:

@@ -10,11 +10,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-import grpc
-
 from crishim.aio.shield import in_thread
 from crishim.archive.reader import ArchiveReader
-from crishim.errors import Corrupt, CrishimError, NotFound
+from crishim.errors import Corrupt, CrishimError, NotFound, RuntimeRefused
 
 if TYPE_CHECKING:
     from crishim.archive.manifest import Manifest
@@ -42,8 +40,8 @@ class Pins:
         try:
             async with self._lock:
                 pinned = await self._images.pin(image.image_id)
-        except grpc.aio.AioRpcError as error:
-            _log.warning("cannot pin the image %s: %s", image.image, error.details())
+        except RuntimeRefused as error:
+            _log.warning("cannot pin the image %s: %s", image.image, error.details)
         else:
             if not pinned:
                 _log.warning("the image %s has no record by its id: not pinned", image.image)
@@ -51,7 +49,7 @@ class Pins:
     async def reconcile(self) -> None:
         """Pin what the store needs and let go of what it does not need any more.
 
-        Raises: grpc.aio.AioRpcError: containerd failed; calling again is safe.
+        Raises: RuntimeRefused: containerd failed; calling again is safe.
         """
         async with self._lock:
             needed, all_known = await in_thread(self._needed)

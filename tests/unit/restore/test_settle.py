@@ -8,7 +8,13 @@ import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.dump import guardian
+from crishim.errors import RuntimeNotFound, RuntimeUnavailable
 from crishim.restore import settle
+
+REFUSALS = {
+    grpc.StatusCode.NOT_FOUND: RuntimeNotFound,
+    grpc.StatusCode.UNAVAILABLE: RuntimeUnavailable,
+}
 
 
 class Containerd:
@@ -20,7 +26,7 @@ class Containerd:
     async def container(self, _):
         answer = self.answers.pop(0)
         if isinstance(answer, grpc.StatusCode):
-            raise grpc.aio.AioRpcError(answer, grpc.aio.Metadata(), grpc.aio.Metadata())
+            raise REFUSALS[answer](answer.name)
         status = SimpleNamespace(state=answer)
         return SimpleNamespace(running=answer == api_pb2.CONTAINER_RUNNING, status=status)
 
@@ -82,8 +88,7 @@ class Refusing(Containerd):
     async def end_container(self, _):
         self.asked += 1
         if self.asked <= self.refusals:
-            away = grpc.StatusCode.UNAVAILABLE
-            raise grpc.aio.AioRpcError(away, grpc.aio.Metadata(), grpc.aio.Metadata())
+            raise RuntimeUnavailable("away")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.errors import Busy, CrishimError, ToolFailed, Unavailable
+from crishim.errors import Busy, CrishimError, RuntimeRefused, ToolFailed, Unavailable
 from crishim.flow.phases import Phases
 from crishim.ids import ContainerId, SandboxId
 from crishim.network import hold
@@ -326,7 +326,7 @@ async def test_an_undo_of_a_preparation_whose_steps_fail_in_turn(
                 fails,
             )
         outcome = await ended(scene.creating())
-    assert isinstance(outcome, grpc.aio.AioRpcError) and outcome.details() == "on purpose"
+    assert isinstance(outcome, RuntimeRefused) and outcome.details == "on purpose"
     node.containerd.before = {}
     assert descriptors() <= before + 2
     for body in scene.bodies():

@@ -13,6 +13,7 @@ import pytest
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.container import resolve
 from crishim.dump import guardian
+from crishim.errors import RuntimeRefused
 from crishim.flow.phases import Phases
 from crishim.ids import ContainerId, SandboxId
 from crishim.kernel import atomic
@@ -340,7 +341,7 @@ async def test_a_record_that_containerd_does_not_take_back_is_kept_until_it_does
     container = ContainerId(await node.create(node.containerd.pod()))
     options = RestoreOptions()
     node.containerd.before["Containers/Create"] = refusing(grpc.StatusCode.INTERNAL, 1000)
-    with pytest.raises(grpc.aio.AioRpcError):
+    with pytest.raises(RuntimeRefused):
         await node.flows.restorer.prepare(container, archive, options, phases=Phases())
     assert container not in node.containerd.records
     body = node.containerd.bodies.pop(container)  # a containerd that starts again does not know it

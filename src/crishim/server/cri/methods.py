@@ -25,12 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import grpc
-
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.aio.shield import in_thread, to_the_end
 from crishim.dump.request import DumpRequest
-from crishim.errors import Busy, CrishimError, InvalidRequest, Precondition
+from crishim.errors import Busy, CrishimError, InvalidRequest, Precondition, RuntimeRefused
 from crishim.flow.phases import Phases
 from crishim.ids import by_prefix, container_id, sandbox_id
 from crishim.restore.createrequest import body_request
@@ -313,8 +311,8 @@ class CriMethods:
             return ""
         try:
             sandbox = await self.cri.sandbox_of(container)
-        except grpc.aio.AioRpcError as error:
-            _log.debug("an ordinary start is not looked at: %s", error.details())
+        except RuntimeRefused as error:
+            _log.debug("an ordinary start is not looked at: %s", error.details)
             return ""
         self._refuse_cut_off(sandbox)
         return sandbox
@@ -325,8 +323,8 @@ class CriMethods:
             return
         try:
             addresses = await self.cri.addresses(sandbox)
-        except grpc.aio.AioRpcError as error:
-            _log.debug("the addresses of a start are not looked at: %s", error.details())
+        except RuntimeRefused as error:
+            _log.debug("the addresses of a start are not looked at: %s", error.details)
             return
         if record := self.held.of_addresses(addresses):
             await _tried(

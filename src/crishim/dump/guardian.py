@@ -247,6 +247,7 @@ def is_tool(pid: int, directory: Path) -> bool:
 
     containerd's configuration may give runc any name, so it is known by the option that a dump and
     a restore have; CRIU itself names no directory, and its runc waits for it.
+    The daemon's own twin of this is in `tools.atwork`.
     It runs beside us: what a container's process writes into its own command line says nothing.
     Raises: OSError: it is there, and cannot be looked at.
     """

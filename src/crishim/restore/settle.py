@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.aio.shield import in_thread
-from crishim.dump import guardian
 from crishim.errors import RuntimeNotFound, RuntimeRefused, Unavailable
-from crishim.tools import criu
+from crishim.tools import atwork, criu
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -71,9 +70,9 @@ async def tools_ended(
     worked, pid = False, 0
     while True:
         try:
-            if pid and guardian.is_tool(pid, directory):
+            if pid and atwork.is_tool(pid, directory):
                 await in_thread(meanwhile)
-            elif pid := await in_thread(guardian.tool_of, directory):
+            elif pid := await in_thread(atwork.tool_of, directory):
                 worked = True
                 continue
             else:

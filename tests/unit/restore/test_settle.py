@@ -7,9 +7,9 @@ import grpc
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.dump import guardian
 from crishim.errors import RuntimeNotFound, RuntimeUnavailable
 from crishim.restore import settle
+from crishim.tools import atwork
 
 REFUSALS = {
     grpc.StatusCode.NOT_FOUND: RuntimeNotFound,
@@ -54,9 +54,9 @@ async def test_a_containerd_that_starts_again_is_waited_for(tmp_path):
 async def test_all_processes_are_looked_through_once_and_not_at_every_turn(tmp_path, monkeypatch):
     looks, alive = [], iter([True, True, True, False])
     monkeypatch.setattr(
-        guardian, "tool_of", lambda _: looks.append(1) or (7 if len(looks) == 1 else 0)
+        atwork, "tool_of", lambda _: looks.append(1) or (7 if len(looks) == 1 else 0)
     )
-    monkeypatch.setattr(guardian, "is_tool", lambda *_: next(alive))
+    monkeypatch.setattr(atwork, "is_tool", lambda *_: next(alive))
     assert await settle.tools_ended(tmp_path)
     assert len(looks) == 2
 
@@ -71,8 +71,8 @@ async def test_a_process_that_cannot_be_looked_at_has_not_ended(tmp_path, monkey
         return answer
 
     found = iter([7, 0])
-    monkeypatch.setattr(guardian, "tool_of", lambda _: next(found))
-    monkeypatch.setattr(guardian, "is_tool", is_tool)
+    monkeypatch.setattr(atwork, "tool_of", lambda _: next(found))
+    monkeypatch.setattr(atwork, "is_tool", is_tool)
     assert await settle.tools_ended(tmp_path)
     assert next(answers, None) is None
 

@@ -12,7 +12,6 @@ import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.container import resolve
-from crishim.dump import guardian
 from crishim.errors import RuntimeRefused
 from crishim.flow.phases import Phases
 from crishim.ids import ContainerId, SandboxId
@@ -25,6 +24,7 @@ from crishim.restore.restored import Restored
 from crishim.sandbox import addresses as sandboxes
 from crishim.sandbox import heldrecord
 from crishim.store import store
+from crishim.tools import atwork
 from tests.fakes.containerd import Refused
 from tests.unit.criu_samples import core
 from tests.unit.samples import held_record
@@ -437,8 +437,8 @@ async def test_what_may_still_come_to_life_is_not_restored_in_another_container(
     node.flows.restored.begin(pod_uid="uid", container="counter", body=first)
     with monkeypatch.context() as patched:
         if why == "is at work":
-            patched.setattr(guardian, "tool_of", lambda _: 7)
-            patched.setattr(guardian, "is_tool", lambda *_: True)
+            patched.setattr(atwork, "tool_of", lambda _: 7)
+            patched.setattr(atwork, "is_tool", lambda *_: True)
         else:
             node.containerd.bodies[first].state = api_pb2.CONTAINER_UNKNOWN
         error = await failure_of(node.create(pod, restore="saved", attempt=1))

@@ -34,12 +34,13 @@ from crishim.errors import InvalidRequest
 from crishim.flow.handover import Handovers
 from crishim.flow.locks import Locks
 from crishim.flow.turns import Turns
-from crishim.housekeeping.needed import Needed, Preparing
+from crishim.housekeeping.needed import Needed
 from crishim.housekeeping.recovery import Recovery
 from crishim.housekeeping.removal import Removal
 from crishim.network.keeping import Policy
 from crishim.restore.images import ImageDirectories
 from crishim.restore.preparations import Preparations
+from crishim.restore.preparing import Preparing
 from crishim.restore.receive import Receiver
 from crishim.restore.restore import Restorer
 from crishim.restore.restored import Restored
@@ -243,7 +244,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
             cri=cri,
             locks=locks,
             held=held,
-            needed=needed,
+            refuse_needed=needed.refuse,
             handovers=handovers,
             drain_timeout_s=config.checkpoint.drain_timeout_s,
             layer_files_max=config.checkpoint.layer_files_max,

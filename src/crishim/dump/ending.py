@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from crishim.aio.lanes import Lane
 from crishim.aio.shield import in_thread
-from crishim.dump import workspace
+from crishim.container import dumpnotes
 from crishim.errors import CrishimError, Precondition
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Ending:
         try:
             return self.writer.settle()
         except CrishimError:
-            workspace.note_doubt(self.workspace.path)
+            dumpnotes.note_doubt(self.workspace.path)
             raise
 
     def _keep(self) -> None:

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from crishim.archive.writer import ArchiveWriter
     from crishim.container.resolve import Source
-    from crishim.container.volumes import OwnFilesDump
     from crishim.dump.gather import Gatherer
+    from crishim.dump.ownfiles import OwnFilesDump
+    from crishim.dump.shm import SharedMemoryDump
     from crishim.dump.trail import Trail
     from crishim.dump.workspace import Workspace
     from crishim.flow.phases import Phases
-    from crishim.layer.shm import SharedMemoryDump
 
 _SPARE_FIFOS = 8
 _FIFOS_MAX = 256

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from crishim.archive.manifest import Manifest
     from crishim.archive.writer import ArchiveWriter
     from crishim.container.resolve import Source
-    from crishim.container.volumes import OwnFilesDump
     from crishim.dump.gather import Gatherer
     from crishim.dump.memory import Written
+    from crishim.dump.ownfiles import OwnFilesDump
     from crishim.dump.request import DumpRequest
+    from crishim.dump.shm import SharedMemoryDump
     from crishim.dump.trail import Trail
     from crishim.dump.workspace import Workspace
     from crishim.flow.phases import Phases
     from crishim.kernel.net.interface import InterfaceState
-    from crishim.layer.shm import SharedMemoryDump
 
 
 @dataclass(slots=True, kw_only=True)

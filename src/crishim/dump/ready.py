@@ -18,7 +18,6 @@ from crishim.aio.shield import in_thread, made_in_thread, to_the_end
 from crishim.archive.appearance import refuse_taken
 from crishim.archive.writer import ArchiveWriter
 from crishim.container import describe
-from crishim.container.volumes import OwnFilesDump
 from crishim.dump import remaps, watches
 from crishim.dump.checks import preflight, threads
 from crishim.dump.connections import SourceConnections
@@ -26,18 +25,20 @@ from crishim.dump.ending import Ending
 from crishim.dump.freezer import Freezer
 from crishim.dump.gather import Gatherer
 from crishim.dump.guardian import Guardian
+from crishim.dump.ownfiles import OwnFilesDump
 from crishim.dump.packing import Packing
+from crishim.dump.shm import SharedMemoryDump
 from crishim.dump.trail import Trail
 from crishim.dump.workspace import Workspace
 from crishim.errors import Precondition
 from crishim.kernel import process, procs
 from crishim.layer.known import FILES_MAX
-from crishim.layer.shm import SharedMemoryDump
 from crishim.tools import criu
 from crishim.tools import runc as runcs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from crishim.aio.undo import Undo
     from crishim.container.resolve import Source
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from crishim.flow.handover import Handover, Handovers
     from crishim.flow.locks import Locks
     from crishim.flow.phases import Phases
-    from crishim.housekeeping.needed import Needed
     from crishim.kernel.net.interface import InterfaceState
     from crishim.network import keeping
     from crishim.paths import Paths
@@ -60,7 +60,7 @@ class Shared:
     """What all dumps of one daemon share.
 
     Attributes:
-        needed: tells which archives are never replaced.
+        refuse_needed: raises if somebody needs an archive, which is never replaced then; blocks.
         drain_timeout_s: how long processes may take to accept what waits, and execs to end.
         keeps: whose addresses can be kept.
         layer_files_max: how many files a container may have of its own.
@@ -70,7 +70,7 @@ class Shared:
     cri: Cri
     locks: Locks
     held: Held
-    needed: Needed
+    refuse_needed: Callable[[Path], None]
     handovers: Handovers
     drain_timeout_s: float
     keeps: keeping.Policy
@@ -218,7 +218,7 @@ class Preparation:
         """What is asked before a file that has the target's name is replaced; None: never."""
         if not self._request.replace:
             return None
-        return functools.partial(self._shared.needed.refuse, self._target)
+        return functools.partial(self._shared.refuse_needed, self._target)
 
     async def _blocks(self, undo: Undo, writer: ArchiveWriter) -> tuple[int, Trail | None]:
         """Make blocks exist, which shortens the pause and finds a full disk before it.

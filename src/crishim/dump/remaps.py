@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crishim.container import volumes
+from crishim.container import shm, volumes
 from crishim.errors import Precondition, Unsupported
 from crishim.kernel import procs
-from crishim.layer import shm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,30 +8,25 @@
     doubt        an fsync of the archive has failed, and the record does not say so yet
     lock         locked as long as the dump, or its guardian, is at work
 
-The notes outlive a daemon that is killed; `recovery` reads them. This module knows no steps.
+The notes (`container.dumpnotes`) outlive a daemon that is killed; `recovery` reads them. This
+module knows no steps.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING
 
 from crishim.aio.lanes import Lane
 from crishim.aio.shield import in_thread, made_in_thread
-from crishim.container import logs
+from crishim.container import dumpnotes, logs
 from crishim.errors import Busy
-from crishim.kernel import atomic, cgroup, tree
+from crishim.kernel import atomic, tree
 from crishim.kernel.atomic import storage_errors
-from crishim.kernel.files import is_there
 
 if TYPE_CHECKING:
+    import contextlib
     from pathlib import Path
-
-_DIRECTORY = "directory"
-_DOUBT = "doubt"
-_FREEZER = "freezer"
-_HALF = "half"
 
 
 class Workspace:
@@ -87,7 +82,7 @@ class Workspace:
 
     def _fill(self, criu_config: str) -> None:
         self.note_half()
-        (self.path / _DOUBT).unlink(missing_ok=True)
+        (self.path / dumpnotes.DOUBT).unlink(missing_ok=True)
         tree.remove_tree(self.images)
         self.images.mkdir(mode=0o700)
         # A path in it need not be UTF-8.
@@ -103,15 +98,15 @@ class Workspace:
 
     def note_directory(self, directory: Path) -> None:
         """Write down where a half archive is going to be."""
-        (self.path / _DIRECTORY).write_bytes(os.fsencode(directory))
+        (self.path / dumpnotes.DIRECTORY).write_bytes(os.fsencode(directory))
 
     def note_freezer(self, freezer: Path) -> None:
         """Write down which cgroup is going to be frozen."""
-        (self.path / _FREEZER).write_bytes(os.fsencode(freezer))
+        (self.path / dumpnotes.FREEZER).write_bytes(os.fsencode(freezer))
 
     def note_half(self) -> None:
         """Write down that the archive certainly has not got its name."""
-        (self.path / _HALF).touch()
+        (self.path / dumpnotes.HALF).touch()
 
     def note_publishing(self) -> None:
         """Write down that the archive is about to get its name; before it does. Blocks.
@@ -119,57 +114,4 @@ class Workspace:
         It need not outlast the node's power: what is frozen does not either.
         """
         with storage_errors("cannot note that the checkpoint is about to be complete"):
-            (self.path / _HALF).unlink(missing_ok=True)
-
-
-def note_doubt(path: Path) -> None:
-    """Write down that an archive may not be durable, at once; from the thread that has found out.
-
-    A later fsync succeeds whatever the failed one has lost, so a daemon that dies before it can
-    change the record must not be forgotten. What ends the node's power ends its source too.
-    Args: path: the working directory of its dump, which may be gone by now.
-    """
-    with contextlib.suppress(OSError):  # the record may have room where the disk is full
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (path / _DOUBT).touch()
-
-
-def is_doubtful(path: Path) -> bool:
-    """Return whether a dump's archive may not be durable; blocks.
-
-    Raises: OSError: nobody can tell.
-    """
-    return is_there(path / _DOUBT)
-
-
-def is_half(path: Path) -> bool:
-    """Return whether an abandoned dump's archive certainly never had its name; blocks.
-
-    Its disk is not asked, which may be one that never answers.
-    """
-    try:
-        (path / _HALF).lstat()
-    except OSError:
-        return False
-    return True
-
-
-def thaw_abandoned(path: Path) -> None:
-    """Thaw what a dump has frozen whose daemon and guardian are both gone.
-
-    Args: path: the working directory of that dump.
-    """
-    if (freezer := _noted(path / _FREEZER)) is not None:
-        cgroup.thaw(freezer)
-
-
-def archive_directory(path: Path) -> Path | None:
-    """Return where an abandoned dump was writing its archive, if it came that far."""
-    return _noted(path / _DIRECTORY)
-
-
-def _noted(note: Path) -> Path | None:
-    try:
-        return type(note)(os.fsdecode(note.read_bytes()))
-    except FileNotFoundError:
-        return None
+            (self.path / dumpnotes.HALF).unlink(missing_ok=True)

@@ -21,7 +21,8 @@ from crishim.aio import patience
 from crishim.aio.lanes import Lane
 from crishim.aio.shield import in_thread
 from crishim.archive.writer import sweep_partials
-from crishim.dump import guardian, workspace
+from crishim.container import dumpnotes
+from crishim.dump import guardian
 from crishim.errors import Unavailable
 from crishim.kernel import atomic, tree
 from crishim.restore.settle import StillAtWork, tools_ended
@@ -77,8 +78,8 @@ class Abandoned:
             if not await self._is_known(work.name):
                 return
             if self.held.of_container(work.name) is None:
-                await in_thread(workspace.thaw_abandoned, work, lane=Lane.PAUSE)
-            directory = await in_thread(workspace.archive_directory, work)
+                await in_thread(dumpnotes.thaw_abandoned, work, lane=Lane.PAUSE)
+            directory = await in_thread(dumpnotes.archive_directory, work)
             if directory is None or await self.sweep_partials(directory):
                 await in_thread(tree.remove_tree, work, lane=Lane.BULK)
         finally:

@@ -9,7 +9,6 @@ archive: then none is replaced. New names are nobody's, and never asked about he
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,33 +19,10 @@ from crishim.restore import plans
 from crishim.sandbox.heldrecord import Standing, standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from crishim.ids import ContainerId
     from crishim.paths import Paths
+    from crishim.restore.preparing import Preparing
     from crishim.sandbox.held import Held
     from crishim.sandbox.heldrecord import HeldRecord
-
-
-class Preparing:
-    """The archives from which restores are being prepared; no plan names them yet."""
-
-    def __init__(self) -> None:
-        self._archives: dict[ContainerId, Path] = {}
-
-    @contextlib.contextmanager
-    def of(self, container: ContainerId, archive: Path) -> Iterator[None]:
-        """Name the archive of a container while the block runs."""
-        self._archives[container] = archive
-        try:
-            yield
-        finally:
-            del self._archives[container]
-
-    def container(self, archive: Path) -> ContainerId | None:
-        """Return for whom an archive is being read; any thread may ask. Blocks."""
-        there = tuple(self._archives.items())
-        return next((container for container, path in there if _same(path, archive)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +81,7 @@ class Needed:
                     cure=f"remove container {directory.name[:13]}, which waits for its restore",
                 )
                 continue
-            if plan is not None and plan.archive and _same(Path(plan.archive), archive):
+            if plan is not None and plan.archive and files.same(Path(plan.archive), archive):
                 raise Busy(
                     f"container {directory.name[:13]} ({plan.container_name}) is to be restored "
                     f"from {archive.stem}",
@@ -142,17 +118,9 @@ def _unknown(archive: Path, unread: Path, error: Exception | None, *, cure: str)
 
 
 def _is_of(record: HeldRecord, archive: Path) -> bool:
-    if _same(Path(record.archive), archive):
+    if files.same(Path(record.archive), archive):
         return True
     # It may have been moved; its old place is then empty, or somebody else's.
     with contextlib.suppress(OSError):
         return archive.stat().st_ino == record.inode and standing(record) is not Standing.COMMITTED
-    return False
-
-
-def _same(one: Path, other: Path) -> bool:
-    if one == other:
-        return True
-    with contextlib.suppress(OSError):
-        return os.path.samefile(one, other)
     return False

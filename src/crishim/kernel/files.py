@@ -8,6 +8,7 @@ into; from Python 3.13 on whatever the error is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -36,3 +37,12 @@ def entries(directory: Path) -> list[Path]:
         return [directory / name for name in sorted(os.listdir(directory))]
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def same(one: Path, other: Path) -> bool:
+    """Return whether two paths are certainly the same file: by a link or a second name, too."""
+    if one == other:
+        return True
+    with contextlib.suppress(OSError):
+        return os.path.samefile(one, other)
+    return False

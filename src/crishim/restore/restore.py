@@ -31,7 +31,7 @@ from crishim._proto.runtime.v1 import api_pb2
 from crishim.aio.lanes import Lane
 from crishim.aio.shield import in_thread, made_in_thread, to_the_end, unbroken
 from crishim.archive.reader import ArchiveReader
-from crishim.container import logs, volumes
+from crishim.container import logs, shm, volumes
 from crishim.container.resolve import runc_of
 from crishim.errors import (
     Busy,
@@ -44,13 +44,14 @@ from crishim.errors import (
 )
 from crishim.ids import ContainerId, SandboxId, by_prefix, sandbox_id
 from crishim.kernel import atomic, files, tree
-from crishim.layer import shm
 from crishim.layer.apply import apply_layer, overlay_of_snapshot
 from crishim.oci import devices
 from crishim.restore import compare, pids, plans, putback, rights, rights_read, swap
 from crishim.restore.images import ImageDirectories, remove_images
+from crishim.restore.ownfiles import apply_volumes
 from crishim.restore.preparations import Claimant
 from crishim.restore.settle import Unsettled, settled
+from crishim.restore.shm import apply_shared_memory
 from crishim.tools import criu
 from crishim.tools import runc as runcs
 from crishim.words import AddressMode, OnFailure, TcpMode
@@ -64,9 +65,9 @@ if TYPE_CHECKING:
     from crishim.flow.locks import Locks, Operation
     from crishim.flow.phases import Phases
     from crishim.flow.turns import Turns
-    from crishim.housekeeping.needed import Preparing
     from crishim.paths import Paths
     from crishim.restore.preparations import Preparations
+    from crishim.restore.preparing import Preparing
     from crishim.restore.restored import Restored
     from crishim.restore.revive import Reviver
     from crishim.sandbox.addresses import Arrival, Sandboxes
@@ -218,13 +219,15 @@ class Restorer:
         def write() -> None:
             apply_layer(archive, overlay, device_allowed=allowed)
             destinations = archive.manifest().image_volumes
-            volumes.apply(archive, destinations, own, device_allowed=allowed)
+            apply_volumes(archive, destinations, own, device_allowed=allowed)
 
         await in_thread(write, lane=lane)
         if shm.MEMBER in archive.members:
             others = await self.cri.containers(created.sandbox)
             shared = any(other.state == api_pb2.CONTAINER_RUNNING for other in others)
-            await in_thread(lambda: shm.apply(archive, created.spec, shared=shared), lane=lane)
+            await in_thread(
+                lambda: apply_shared_memory(archive, created.spec, shared=shared), lane=lane
+            )
 
     def undo_preparation(
         self, container: ContainerId

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from crishim.aio import patience
 from crishim.aio.lanes import Lane
 from crishim.aio.shield import in_thread
-from crishim.dump import workspace
+from crishim.container import dumpnotes
 from crishim.errors import (
     AlreadyExists,
     Busy,
@@ -440,7 +440,7 @@ class Held:
     async def _noted_doubt(self, record: HeldRecord) -> HeldRecord:
         """Take over what the daemon that met it had no time, or no disk, to write into a record."""
         note = self._paths.dump(record.container)
-        if record.frozen and await in_thread(workspace.is_doubtful, note):
+        if record.frozen and await in_thread(dumpnotes.is_doubtful, note):
             await self.doubt(record.sandbox)
         return self._records[record.sandbox]
 
@@ -485,7 +485,7 @@ class Held:
         try:
             heldrecord.make_durable(record)
         except heldrecord.NotDurable:
-            workspace.note_doubt(self._paths.dump(record.container))
+            dumpnotes.note_doubt(self._paths.dump(record.container))
             raise
 
     async def _hold_at_node(self, sandbox: SandboxId) -> None:
@@ -611,7 +611,7 @@ class Held:
         a power cut may bring it back.
         """
         note = self._paths.dump(record.container)
-        if record.boot_id == heldrecord.this_boot() and await in_thread(workspace.is_half, note):
+        if record.boot_id == heldrecord.this_boot() and await in_thread(dumpnotes.is_half, note):
             return Standing.HALF
         try:
             return await patience.look(lambda: heldrecord.standing(record))

@@ -10,11 +10,12 @@ import pytest
 
 from crishim.archive.reader import ArchiveReader
 from crishim.archive.writer import ArchiveWriter
+from crishim.container import shm
 from crishim.errors import CrishimError
-from crishim.layer import shm
 from crishim.layer.apply import plain_overlay
 from crishim.layer.capture import LayerCapture
 from crishim.layer.read import read_layer
+from crishim.restore.shm import apply_shared_memory
 from tests.integration.layer.walker import view
 from tests.unit.samples import manifest
 
@@ -111,7 +112,7 @@ def test_nothing_outside_changes(victims, archive, tmp_path, target, shared):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as attacker:
             try:
                 attacker.stdout.readline()
-                shm.apply(reader, spec, shared=shared)
+                apply_shared_memory(reader, spec, shared=shared)
             except CrishimError:
                 pass  # It may refuse, as long as it harms nobody.
             finally:

@@ -8,9 +8,11 @@ import pytest
 
 from crishim.archive.reader import ArchiveReader
 from crishim.archive.writer import ArchiveWriter
+from crishim.container import shm
+from crishim.dump.shm import SharedMemoryDump
 from crishim.dump.workspace import Workspace
 from crishim.errors import Unsupported
-from crishim.layer import shm
+from crishim.restore.shm import apply_shared_memory
 from tests.unit.samples import manifest
 
 
@@ -36,14 +38,14 @@ async def travel(
     """
     archive = work / "a.tar"
     async with contextlib.AsyncExitStack() as undo:
-        dump = shm.SharedMemoryDump(spec(one))
+        dump = SharedMemoryDump(spec(one))
         await dump.copy(Workspace(work, work), undo)
         await dump.add_links({one: links or {}})
         with ArchiveWriter.create(archive) as writer:
             dump.add(writer)
             writer.commit(manifest())
     with ArchiveReader.open(archive, trusted_owner=False) as reader:
-        shm.apply(reader, spec(two), shared=shared)
+        apply_shared_memory(reader, spec(two), shared=shared)
         return shm.MEMBER in reader.members
 
 

@@ -18,11 +18,12 @@ from crishim.archive.writer import ArchiveWriter
 from crishim.cli import client
 from crishim.cli.main import main
 from crishim.containerd.channel import unix_target
-from crishim.housekeeping.needed import Needed, Preparing
+from crishim.housekeeping.needed import Needed
 from crishim.housekeeping.removal import Removal
 from crishim.ids import checkpoint_name
 from crishim.paths import Paths
 from crishim.restore import plans
+from crishim.restore.preparing import Preparing
 from crishim.sandbox import heldrecord
 from crishim.sandbox.held import Held
 from crishim.server.api.service import CheckpointRestore

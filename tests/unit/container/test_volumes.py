@@ -12,11 +12,13 @@ import pytest
 from crishim.archive.reader import ArchiveReader
 from crishim.archive.writer import ArchiveWriter
 from crishim.container import volumes
-from crishim.container.volumes import ImageVolume, OwnFilesDump
+from crishim.container.volumes import ImageVolume
 from crishim.dump.checks import space
+from crishim.dump.ownfiles import OwnFilesDump
 from crishim.errors import NoSpace, NotFound, Precondition, Unsupported
 from crishim.layer.apply import plain_overlay
 from crishim.restore import compare
+from crishim.restore.ownfiles import apply_volumes
 from tests.unit.restore.test_compare import ARCHIVE, DATA, body, checkpoint, refusal
 from tests.unit.samples import manifest
 
@@ -108,7 +110,7 @@ async def test_content_comes_along_and_replaces_what_the_image_had(source, tmp_p
         there = [ImageVolume(destination="/data", directory=target)]
         destinations = archive.manifest().image_volumes
         for _ in range(2):  # a preparation that failed is done again
-            volumes.apply(archive, destinations, there, device_allowed=lambda *_: False)
+            apply_volumes(archive, destinations, there, device_allowed=lambda *_: False)
     assert sorted(path.name for path in target.iterdir()) == ["journal", "sub"]
     assert (target / "journal").read_text() == "one\ntwo\n"
     assert (target / "sub" / "link").readlink() == Path("/etc/passwd")
@@ -124,7 +126,7 @@ async def test_a_directory_that_is_a_link_is_not_followed(source, tmp_path):
     with await dump(source, tmp_path / "a.tar") as archive:
         there = [ImageVolume(destination="/data", directory=tmp_path / "link")]
         with pytest.raises(NotFound, match="Not a directory"):
-            volumes.apply(archive, ["/data"], there, device_allowed=lambda *_: False)
+            apply_volumes(archive, ["/data"], there, device_allowed=lambda *_: False)
     assert [path.name for path in elsewhere.iterdir()] == ["kept"]
 
 
@@ -133,7 +135,7 @@ async def test_a_volume_without_a_place_is_refused(source, tmp_path):
         await dump(source, tmp_path / "a.tar") as archive,
         pytest.raises(Precondition, match="no volume at /data"),
     ):
-        volumes.apply(archive, ["/data"], [], device_allowed=lambda *_: False)
+        apply_volumes(archive, ["/data"], [], device_allowed=lambda *_: False)
 
 
 @pytest.mark.parametrize("where", ["upper", "volume"])

@@ -30,13 +30,14 @@ from crishim.dump.request import DumpRequest
 from crishim.flow.handover import Handovers
 from crishim.flow.locks import Locks
 from crishim.flow.phases import Phases
-from crishim.housekeeping.needed import Needed, Preparing
+from crishim.housekeeping.needed import Needed
 from crishim.ids import container_id, sandbox_id
 from crishim.kernel.mounts import Overlay, read_mounts
 from crishim.kernel.net.interface import Address, InterfaceState
 from crishim.network.hold import HoldRecord
 from crishim.network.keeping import Policy
 from crishim.paths import Paths
+from crishim.restore.preparing import Preparing
 from crishim.sandbox.held import Held
 from crishim.tools import criu
 from crishim.tools import runc as runcs
@@ -337,7 +338,9 @@ class Scene:
             cri=self.cri,
             locks=self.locks,
             held=self.held,
-            needed=Needed(paths=self.node.paths, held=self.held, preparing=Preparing()),
+            refuse_needed=Needed(
+                paths=self.node.paths, held=self.held, preparing=Preparing()
+            ).refuse,
             handovers=self.handovers,
             drain_timeout_s=1.0,
             keeps=Policy(unmanaged=True),

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from crishim.container import dumpnotes
 from crishim.dump import guardian
 from crishim.dump.guardian import Guardian
 from crishim.kernel import process
@@ -288,3 +289,8 @@ def test_a_criu_that_nobody_can_look_for_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(guardian, "is_tool", lambda *_: False)
     guardian._end_dump(tmp_path)
     assert next(answers, None) is None
+
+
+def test_it_knows_the_note_of_a_half_archive_by_the_name_that_the_dump_gives_it():
+    """It imports nothing of ours, so the name is written twice."""
+    assert guardian._HALF == dumpnotes.HALF

@@ -8,10 +8,11 @@ import pytest
 
 from crishim.archive.writer import ArchiveWriter
 from crishim.errors import Busy, Precondition
-from crishim.housekeeping.needed import Needed, Preparing
+from crishim.housekeeping.needed import Needed
 from crishim.ids import sandbox_id
 from crishim.paths import Paths
 from crishim.restore import plans
+from crishim.restore.preparing import Preparing
 from crishim.sandbox.held import Held
 from tests.unit.samples import held_record, plan
 

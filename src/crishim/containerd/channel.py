@@ -6,7 +6,6 @@ channel, because containerd serves all of them on one socket.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
@@ -64,12 +63,3 @@ def open_channel(socket: Path) -> Channel:
     the server's return. Messages are not limited in size.
     """
     return grpc.aio.insecure_channel(unix_target(socket), options=_OPTIONS)
-
-
-async def wait_ready(channel: Channel, *, timeout_s: float) -> None:
-    """Wait until the channel is connected.
-
-    Raises: TimeoutError: not within `timeout_s` seconds.
-    """
-    async with asyncio.timeout(timeout_s):
-        await channel.channel_ready()

@@ -7,9 +7,10 @@ end (it is never killed: a killed CRIU leaves its parasite in the process), thaw
 connections, remove the half archive. With `stop` it does so only if the archive certainly has not
 appeared; where nobody can tell, the container stays frozen and the daemon's log says so.
 
-Only the standard library: it is started by path, isolated, and is awake before the pause, or its
-start would take a processor from CRIU. For the same reason it imports what is slow (asyncio takes
-100 ms) only where it is used. The daemon's half is `Guardian`; `main` is the other process.
+It is started by path, isolated, and is awake before the pause, or its start would take a processor
+from CRIU. For the same reason it imports only the standard library and `tools.atwork`, which itself
+imports no more, and what is slow (asyncio takes 100 ms) only where it is used. The daemon's half is
+`Guardian`; `main` is the other process.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+if __name__ == "__main__":  # isolated: nothing of ours is to be found
+    sys.path.append(os.fspath(Path(__file__).parents[2]))
+
+from crishim.tools.atwork import is_tool, tool_of
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
@@ -30,8 +36,6 @@ if TYPE_CHECKING:
 _AWAKE = b"awake\n"
 _CLONE_NEWNET = 0x40000000
 _POLL_S = 0.02
-_TOOLS = {b"runc", b"criu"}
-_OPTION = b"--work-path"
 _HALF = "half"
 
 
@@ -229,44 +233,6 @@ def unblock(dump: Path) -> None:
             with contextlib.suppress(OSError):
                 if fifo.match("pages-*.img") and fifo.is_fifo():
                     os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
-
-
-def tool_of(directory: Path) -> int:
-    """Return the id of a runc or CRIU with a path below `directory` in its command line; 0 if none.
-
-    It looks through all processes of the node: `is_tool` tells as long as this one lives.
-    """
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid() and is_tool(int(name), directory):
-            return int(name)
-    return 0
-
-
-def is_tool(pid: int, directory: Path) -> bool:
-    """Return whether a process is a runc or CRIU that works on something below `directory`.
-
-    containerd's configuration may give runc any name, so it is known by the option that a dump and
-    a restore have; CRIU itself names no directory, and its runc waits for it.
-    The daemon's own twin of this is in `tools.atwork`.
-    It runs beside us: what a container's process writes into its own command line says nothing.
-    Raises: OSError: it is there, and cannot be looked at.
-    """
-    path = os.fsencode(directory)
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    tools = {os.path.basename(word) for word in words[:2]}
-    if not (tools & _TOOLS or _OPTION in words) or not any(_is_below(w, path) for w in words):
-        return False
-    try:
-        return os.path.samestat(os.stat(f"/proc/{pid}/ns/pid"), os.stat("/proc/self/ns/pid"))
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def _is_below(word: bytes, path: bytes) -> bool:
-    return word == path or word.startswith(path + b"/")
 
 
 def _enter(netns: str) -> None:

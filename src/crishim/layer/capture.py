@@ -156,7 +156,7 @@ class LayerCapture:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 file = self._overlay.upper / mapping.path.lstrip("/")
                 mapped.add(os.lstat(file).st_ino)
-        self._entries.watch(mapped, since_ns)
+        self._entries.note_mappings(mapped, since_ns)
 
     def _pass(self, fd: int, offset: int, *, first: bool = False, last: bool = False) -> int:
         """Write one pass; return the offset behind its tar."""

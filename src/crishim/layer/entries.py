@@ -80,7 +80,7 @@ class EntryWriter:
         """How much the pass that goes on, or the last one, has written; any thread may ask."""
         return self._tar.offset - self._begin if self._fd >= 0 else 0
 
-    def watch(self, mapped: Collection[int], since_ns: int) -> None:
+    def note_mappings(self, mapped: Collection[int], since_ns: int) -> None:
         """Say which files (inodes) are mapped as the next pass begins, and when that was."""
         self._mapped, self._since_ns = mapped, since_ns
 

@@ -1,7 +1,6 @@
 """Find the runc or CRIU that works in a directory, whoever has started it.
 
-`dump/guardian.py` has a twin of this: it is started by path and may import nothing of ours. One
-test (`tests/unit/tools/test_atwork.py`) has both answer the same.
+Only the standard library: `dump/guardian.py`, which must be awake at once, calls it too.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from crishim.dump import guardian
 from crishim.dump.guardian import Guardian
 from crishim.kernel import process
 from crishim.restore.restore import runc_options
-from crishim.tools import runc
+from crishim.tools import atwork, runc
 from crishim.words import TcpMode
 
 
@@ -272,7 +272,7 @@ def test_the_option_that_runc_is_known_by_is_one_that_it_gets(tmp_path):
     plan = SimpleNamespace(tcp=TcpMode.ESTABLISHED)
     restore = runc_options(tmp_path, tmp_path, plan, facts)
     for words in (checkpoint.argv("c1"), restore):
-        assert words[words.index(guardian._OPTION.decode()) + 1].startswith(str(tmp_path))
+        assert words[words.index(atwork._OPTION.decode()) + 1].startswith(str(tmp_path))
 
 
 def test_a_criu_that_nobody_can_look_for_is_waited_for(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Who works in a directory: the daemon and the guardian, which shares no code, answer the same."""
+"""Who works in a directory: the daemon and the guardian of a dump ask the same."""
 
 import contextlib
 import os
@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from crishim.dump import guardian
 from crishim.tools import atwork
 
-TWINS = [atwork, guardian]
 CASES = [
     (["runc", "--root", "/x", "checkpoint", "--work-path", "dump"], True),
     (["/usr/bin/criu", "-c", "swrk", "dump/criu.conf"], True),
@@ -83,47 +81,42 @@ def placed(words: list[str], top: Path) -> list[str]:
     return [str(top / word) if word.startswith(("dump", "other")) else word for word in words]
 
 
-@pytest.mark.parametrize("twin", TWINS, ids=lambda module: module.__name__)
 @pytest.mark.parametrize(("words", "is_one"), CASES)
-def test_a_tool_is_known_by_its_words(processes, tmp_path, twin, words, is_one):
+def test_a_tool_is_known_by_its_words(processes, tmp_path, words, is_one):
     processes.add(7, placed(words, tmp_path))
-    assert twin.is_tool(7, tmp_path / "dump") is is_one
-    assert twin.tool_of(tmp_path / "dump") == (7 if is_one else 0)
+    assert atwork.is_tool(7, tmp_path / "dump") is is_one
+    assert atwork.tool_of(tmp_path / "dump") == (7 if is_one else 0)
 
 
-@pytest.mark.parametrize("twin", TWINS, ids=lambda module: module.__name__)
-def test_only_what_runs_beside_us_is_one(processes, tmp_path, twin):
+def test_only_what_runs_beside_us_is_one(processes, tmp_path):
     """A container may call its processes what it likes; and one may end while it is looked at."""
     for pid in (7, 8):
         processes.add(pid, placed(CASES[0][0], tmp_path))
     processes.elsewhere, processes.ended = {7}, {8}
-    assert not twin.is_tool(7, tmp_path / "dump") and not twin.is_tool(8, tmp_path / "dump")
-    assert not twin.is_tool(9, tmp_path / "dump")
-    assert twin.tool_of(tmp_path / "dump") == 0
+    assert not atwork.is_tool(7, tmp_path / "dump") and not atwork.is_tool(8, tmp_path / "dump")
+    assert not atwork.is_tool(9, tmp_path / "dump")
+    assert atwork.tool_of(tmp_path / "dump") == 0
 
 
-@pytest.mark.parametrize("twin", TWINS, ids=lambda module: module.__name__)
-def test_one_that_cannot_be_looked_at_is_not_taken_for_none(processes, tmp_path, twin):
+def test_one_that_cannot_be_looked_at_is_not_taken_for_none(processes, tmp_path):
     processes.add(7, ["less"])
     processes.unreadable = {7}
-    for look in (lambda: twin.is_tool(7, tmp_path), lambda: twin.tool_of(tmp_path)):
+    for look in (lambda: atwork.is_tool(7, tmp_path), lambda: atwork.tool_of(tmp_path)):
         with pytest.raises(OSError, match="Too many open files"):
             look()
 
 
-@pytest.mark.parametrize("twin", TWINS, ids=lambda module: module.__name__)
-def test_a_process_does_not_find_itself(processes, tmp_path, twin):
+def test_a_process_does_not_find_itself(processes, tmp_path):
     processes.add(os.getpid(), placed(CASES[0][0], tmp_path))
-    assert twin.tool_of(tmp_path / "dump") == 0
+    assert atwork.tool_of(tmp_path / "dump") == 0
 
 
-@pytest.mark.parametrize("twin", TWINS, ids=lambda module: module.__name__)
-def test_a_real_process_with_the_name_of_a_tool(tmp_path, twin):
+def test_a_real_process_with_the_name_of_a_tool(tmp_path):
     words = ["criu", "-c", "read x", str(tmp_path / "x")]
     tool = subprocess.Popen(words, executable="/bin/sh", stdin=subprocess.PIPE)
     try:
         while not Path(f"/proc/{tool.pid}/cmdline").read_bytes().startswith(b"criu"):
             pass
-        assert twin.tool_of(tmp_path) == tool.pid
+        assert atwork.tool_of(tmp_path) == tool.pid
     finally:
         tool.communicate()

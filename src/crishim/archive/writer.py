@@ -190,15 +190,16 @@ class ArchiveWriter:
             entry.digest = entry.digest or digest_range(self.fd, entry.offset, entry.size)
 
     def commit(self, manifest: manifests.Manifest) -> int:
-        """Do all that is left: seal, complete, publish, settle; return the archive's size in bytes.
+        """Do all that is left: seal, complete, publish, make durable.
 
+        Returns: the archive's size in bytes.
         Raises: as those do; `abort` is still needed.
         """
         self.seal()
         self.complete(manifest)
         self.sync()
         self.publish()
-        return self.settle()
+        return self.make_durable()
 
     def complete(self, manifest: manifests.Manifest) -> None:
         """Write the manifest, given the list of entries; nothing can be added any more.
@@ -218,15 +219,15 @@ class ArchiveWriter:
     def sync(self) -> None:
         """Make what has been written durable.
 
-        An archive that appears without it needs it right after, by `settle`. Until then only a
-        reader on this node may count on it, which a power cut ends too; a torn archive that one
+        An archive that appears without it needs it right after, by `make_durable`. Until then only
+        a reader on this node may count on it, which a power cut ends too; a torn archive that one
         leaves is told by its manifest and digests.
         """
         with self._errors():
             os.fsync(self.fd)
 
     def publish(self) -> None:
-        """Let the complete archive appear under its final name; `settle` must follow.
+        """Let the complete archive appear under its final name; `make_durable` must follow.
 
         Raises: AlreadyExists, NoSpace, NotFound, Precondition: `appeared` tells what is so.
         """
@@ -237,7 +238,7 @@ class ArchiveWriter:
         """Return whether the archive has its final name; None where nobody can tell."""
         return self._file.appeared()
 
-    def settle(self) -> int:
+    def make_durable(self) -> int:
         """Make an archive that has appeared durable under its name; return its size in bytes."""
         with self._errors():
             os.fsync(self.fd)

@@ -130,7 +130,7 @@ def carry(archive: ArchiveReader, log: Path) -> None:
         os.close(fd)
 
 
-def keep(work: Path, folder: Path) -> None:
+def save_logs(work: Path, folder: Path) -> None:
     """Copy the logs of a failed dump or restore to where an operator finds them.
 
     Older ones of the same container go, and of all containers' the oldest: a kubelet makes a new

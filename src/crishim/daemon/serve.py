@@ -28,8 +28,8 @@ from crishim.containerd.cri import Cri
 from crishim.containerd.images import Images
 from crishim.containerd.records import Records
 from crishim.doctor.examine import examine
+from crishim.dump.context import DumpContext
 from crishim.dump.dumper import Dumper, Targets
-from crishim.dump.ready import Shared
 from crishim.errors import InvalidRequest
 from crishim.flow.handover import Handovers
 from crishim.flow.locks import Locks
@@ -239,7 +239,7 @@ def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
         turns=Turns(config.checkpoint.parallel),
         targets=Targets(),
         pins=pins,
-        shared=Shared(
+        context=DumpContext(
             paths=paths,
             cri=cri,
             locks=locks,

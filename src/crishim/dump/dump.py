@@ -18,8 +18,11 @@
     end        only with `stop`: see `ending`                   none: it goes forward only
 
 A stop or removal of the container or its pod breaks a dump off until the pause; after it they wait.
-With `stop` no other container of the pod may start from `preflight` on. What needs no pause is done
-in `ready`.
+With `stop` no other container of the pod may start from `preflight` on.
+
+Each stage is a function that takes what the one before has made and returns what it has made
+itself: `Prepared`, `Frozen`, `Written`, `Packed`. None of them knows the order, which is this one
+for one container; several containers, or rounds of memory before the pause, are other orders.
 
 A failure before `publish` leaves the container running as it was and no file under the final name.
 CRIU always leaves the processes alive; with `stop` they stay frozen until their archive is durable,
@@ -28,147 +31,95 @@ and only then are they ended.
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crishim.aio import quiet
-from crishim.aio.lanes import Lane
-from crishim.aio.shield import in_thread, to_the_end
 from crishim.aio.undo import Undo
 from crishim.container import resolve
-from crishim.dump.checks import preflight
-from crishim.dump.memory import MemoryDump, Written
-from crishim.dump.ready import Preparation
+from crishim.dump.fifo import ArchivePages
+from crishim.dump.freeze import freeze, hold_connections, resume
+from crishim.dump.memory import write_memory
+from crishim.dump.pack import pack
+from crishim.dump.parts import Parts
+from crishim.dump.prepare import drain, prepare
+from crishim.dump.publish import publish
 from crishim.dump.request import DumpResult
 from crishim.errors import Precondition
 
 if TYPE_CHECKING:
     from crishim.container.resolve import Source
-    from crishim.dump.ready import Ready, Shared
+    from crishim.dump.context import DumpContext
     from crishim.dump.request import DumpRequest
+    from crishim.flow.handover import Handover
     from crishim.flow.locks import Operation
     from crishim.flow.phases import Phases
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dump:
-    """One dump under way; `run` it once.
+    """The dump of one container; `run` it once.
 
-    Args: request: names the output. operation: the lock that is held for the dump.
+    Attributes: request: names the output. operation: the lock that is held for the dump.
     """
 
-    def __init__(
-        self,
-        shared: Shared,
-        source: Source,
-        request: DumpRequest,
-        *,
-        operation: Operation,
-        phases: Phases,
-    ) -> None:
-        self._shared = shared
-        self._source = source
-        self._request = request
-        self._operation = operation
-        self._phases = phases
-        self._made = Preparation(shared, source, request, phases=phases)
-        self._pids: list[int] = []
+    context: DumpContext
+    source: Source
+    request: DumpRequest
+    operation: Operation
+    phases: Phases
 
     async def run(self) -> DumpResult:
         """Go through the steps; the module's docstring tells them and their undo."""
-        step, stop = self._phases.step, self._request.stop
+        step, stop = self.phases.step, self.request.stop
         async with Undo() as undo:
-            self._begin(undo)
-            with self._operation.gives_way():
-                ready = await self._made.run(undo)
+            parts = Parts.make(
+                self.context,
+                self.source,
+                self.request,
+                phases=self.phases,
+                handover=self._cut_off(undo) if stop else None,
+            )
+            with self.operation.gives_way():
+                prepared = await prepare(parts, undo)
+                with step("drain"):
+                    gate = await drain(prepared, undo)
             with quiet.kept():  # no longer: a restore that waits has bulk work of its own then
                 with step("pause"):
-                    frozen_at_ns = time.time_ns()
-                    await self._pause(undo, ready)
+                    frozen = await freeze(prepared, undo)
                 with step("memory"):
-                    written = await self._memory(undo, ready, frozen_at_ns)
+                    await hold_connections(frozen)
+                    sink = ArchivePages(writer=prepared.writer, trail=prepared.trail)
+                    beside = self._still_alone() if stop else None
+                    written = await write_memory(frozen, sink, undo, beside=beside)
             if not stop:
                 with step("resume", deadline=False):
-                    await self._thaw()
-                    ready.gate.close()
-                    await self._made.connections.release()
+                    await resume(frozen, gate)
+            freeze_us = frozen.elapsed_us
             with step("pack", deadline=stop):
-                manifest = await ready.packing.run(written, self._phases)
-            size = await self._publish(ready)
+                packed = await pack(frozen, written, freeze_us=freeze_us)
+            size = await publish(packed)
         return DumpResult(
-            archive=ready.packing.writer.target,
+            archive=prepared.writer.target,
             archive_bytes=size,
-            manifest=manifest,
-            phases=self._phases,
+            manifest=packed.manifest,
+            phases=self.phases,
         )
 
-    def _begin(self, undo: Undo) -> None:
-        locks, container = self._shared.locks, self._source.container.id
-        if self._request.stop:
-            undo.enter_context(locks.cutting_off(self._operation))
-            self._made.handover = self._shared.handovers.take(container)
-        if self._made.handover is not None:
-            undo.callback(self._made.handover.dump_ended)
-
-    async def _pause(self, undo: Undo, ready: Ready) -> None:
-        ready.guardian.check()
-        # Registered first: a cancelled or failed pause may have frozen the container all the same.
-        undo.push_async_callback(self._thaw)
-        self._pids = await self._made.freezer.freeze(self._made.workspace)
-        # A session that was prepared earlier may have begun while queues were run empty.
-        await in_thread(preflight.sessions, self._source, self._pids, lane=Lane.PAUSE)
-
-    async def _memory(self, undo: Undo, ready: Ready, frozen_at_ns: int) -> Written:
-        await self._made.connections.close(self._pids)
-        if self._made.handover is not None:
-            self._made.handover.connections_are_held()
-        memory = MemoryDump(
-            source=self._source,
-            workspace=self._made.workspace,
-            writer=ready.packing.writer,
-            layer=ready.packing.layer,
-            shared=self._made.shared_memory,
-            pids=self._pids,
-            tcp=self._request.tcp,
-            trail=ready.packing.trail,
-            remaps=ready.remaps,
-            gatherer=self._made.gatherer,
-            phases=self._phases,
-            expected_bytes=ready.expected_bytes,
-        )
-        beside = self._still_alone() if self._request.stop else None
-        image_bytes, log = await memory.run(ready.packing.tools.runc, undo, beside=beside)
-        return Written(frozen_at_ns=frozen_at_ns, image_bytes=image_bytes, log=log)
+    def _cut_off(self, undo: Undo) -> Handover | None:
+        """Let no other container of the pod start; return the restore that waits for this dump."""
+        undo.enter_context(self.context.locks.cutting_off(self.operation))
+        handover = self.context.handovers.take(self.source.container.id)
+        if handover is not None:
+            undo.callback(handover.dump_ended)
+        return handover
 
     async def _still_alone(self) -> None:
         """Refuse, in the pause, to cut off a container that was started since preflight."""
-        starts, cri = self._shared.locks.starts(), self._shared.cri
-        if await resolve.neighbours(self._source.container, cri=cri, starts=starts):
+        starts, cri = self.context.locks.starts(), self.context.cri
+        if await resolve.neighbours(self.source.container, cri=cri, starts=starts):
             raise Precondition(
                 "another container of the pod was started meanwhile, and stopping this one would "
                 "cut it off",
                 hint="checkpoint it without stopping it",
             )
-
-    async def _publish(self, ready: Ready) -> int:
-        """Let the archive appear; with `stop` this is the point of no return."""
-        if ready.ending is not None:
-            ready.ending.images = ready.packing.images
-            return await to_the_end(ready.ending.run(self._phases))
-        writer = ready.packing.writer
-
-        def publish() -> int:
-            writer.publish()
-            return writer.settle()
-
-        with self._phases.step("publish", deadline=False):
-            try:
-                return await in_thread(publish, lane=Lane.BULK)
-            except BaseException:
-                # It may have appeared all the same; whoever asked is told that there is none.
-                if await in_thread(writer.appeared, lane=Lane.PAUSE):
-                    await in_thread(writer.withdraw, lane=Lane.PAUSE)
-                raise
-
-    async def _thaw(self) -> None:
-        if not self._made.kept:
-            await self._made.freezer.thaw()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from crishim.container.resolve import Source
     from crishim.containerd.cri import Cri
     from crishim.containerd.records import Records
-    from crishim.dump.ready import Shared
+    from crishim.dump.context import DumpContext
     from crishim.dump.request import DumpRequest, DumpResult
     from crishim.flow.phases import Phases
     from crishim.flow.turns import Turns
@@ -65,7 +65,7 @@ class Dumper:
     turns: Turns
     targets: Targets
     pins: Pins
-    shared: Shared
+    context: DumpContext
 
     async def dump(self, request: DumpRequest, phases: Phases) -> DumpResult:
         """Take one checkpoint.
@@ -83,11 +83,11 @@ class Dumper:
         """
         source = await self._resolve(request.container, phases)
         container, sandbox = source.container.id, source.sandbox.id
-        await self.shared.locks.recovered.wait(container, sandbox)
+        await self.context.locks.recovered.wait(container, sandbox)
         self._refuse_stopped(source)
         if request.stop:
             await self._refuse_unrestorable(source)
-        hold = self.shared.locks.hold(container, "checkpoint", sandbox=sandbox)
+        hold = self.context.locks.hold(container, "checkpoint", sandbox=sandbox)
         with hold as operation:
             async with contextlib.AsyncExitStack() as turn:
                 with operation.gives_way():
@@ -96,7 +96,13 @@ class Dumper:
                     self._refuse_stopped(source)  # somebody may have done so since
                 wanted = replace(request, output=await in_thread(self._target, source, request))
                 turn.enter_context(self.targets.one(wanted))
-                dump = Dump(self.shared, source, wanted, operation=operation, phases=phases)
+                dump = Dump(
+                    context=self.context,
+                    source=source,
+                    request=wanted,
+                    operation=operation,
+                    phases=phases,
+                )
                 result = await unbroken(dump.run())
         self._tell(source, result)
         losses.log(result.manifest.losses, subject=f"checkpoint of {source.container.id[:13]}")
@@ -132,18 +138,18 @@ class Dumper:
 
     def _refuse_stopped(self, source: Source) -> None:
         """Refuse a container that was stopped: thawing it would make a second live copy."""
-        if self.shared.held.is_undecided(source.container.id):
+        if self.context.held.is_undecided(source.container.id):
             raise Unavailable(
                 f"container {source.container.id[:13]} stands frozen since an earlier checkpoint, "
                 "and is not in order yet",
                 hint="see the daemon's log, and try again",
             )
-        if record := self.shared.held.of_container(source.container.id):
+        if record := self.context.held.of_container(source.container.id):
             raise Precondition(
                 f"container {source.container.id[:13]} was stopped by a checkpoint",
                 hint=f"its state is in {record.archive}",
             )
-        if self.shared.held.of_sandbox(source.sandbox.id):
+        if self.context.held.of_sandbox(source.sandbox.id):
             raise Precondition("another container of the pod was stopped by a checkpoint")
 
     async def _resolve(self, container: str, phases: Phases) -> Source:
@@ -152,7 +158,7 @@ class Dumper:
                 container,
                 cri=self.cri,
                 records=self.records,
-                paths=self.shared.paths,
+                paths=self.context.paths,
                 namespace=self.namespace,
             )
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crishim.archive.writer import ArchiveWriter
+    from crishim.dump.rollback import Rollback
     from crishim.dump.workspace import Workspace
     from crishim.flow.handover import Handover
     from crishim.flow.phases import Phases
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """How one source ends; `run` it by `shield.to_the_end`, once its archive is complete.
 
@@ -43,8 +44,7 @@ class Ending:
         record: on disk since before the pause.
         handover: the restore that waits for the archive; None if none does.
         images: where that restore finds the page images as files; None if nowhere.
-        kept: the source will not go on any more, or may not: nothing thaws it, lifts its hold or
-            forgets its record.
+        rollback: the source's way back, which ends here.
     """
 
     held: Held
@@ -52,14 +52,14 @@ class Ending:
     workspace: Workspace
     record: HeldRecord
     handover: Handover | None
-    images: Path | None = None
-    kept: bool = False
+    images: Path | None
+    rollback: Rollback
 
     async def run(self, phases: Phases) -> int:
         """Go forward; return the size of the archive in bytes.
 
         Raises: AlreadyExists, NoSpace, NotFound, Precondition: the archive has not appeared, and
-            the source may go on; with `kept` it stays frozen, or has ended all the same.
+            the source may go on; once committed it stays frozen, or has ended all the same.
         """
         doubt: CrishimError | None = None
         size = 0
@@ -68,7 +68,7 @@ class Ending:
             if self.handover is not None:
                 self.handover.archive_appeared(self._archive, self.images)
             try:
-                size = await in_thread(self._settle, lane=Lane.PAUSE)
+                size = await in_thread(self._make_durable, lane=Lane.PAUSE)
             except CrishimError as error:
                 doubt = error
         with phases.step("end", deadline=False):
@@ -93,25 +93,25 @@ class Ending:
             appeared = await in_thread(self.writer.appeared, lane=Lane.PAUSE)
             if appeared is False:
                 raise
-            self._keep()
+            self._commit()
             if appeared is None:
                 await self._stay_unknown(error)
             _log.warning("%s has its name although it was refused: %s", self._archive, error)
-        self._keep()
+        self._commit()
 
     def _appear(self) -> None:
         self.workspace.note_publishing()
         self.writer.publish()
 
-    def _settle(self) -> int:
+    def _make_durable(self) -> int:
         try:
-            return self.writer.settle()
+            return self.writer.make_durable()
         except CrishimError:
             dumpnotes.note_doubt(self.workspace.path)
             raise
 
-    def _keep(self) -> None:
-        self.kept = True
+    def _commit(self) -> None:
+        self.rollback.committed = True
         self.held.committed(self.record)
 
     async def _stay_unknown(self, error: Exception) -> None:

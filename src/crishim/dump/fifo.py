@@ -13,6 +13,7 @@ import os
 import select
 import stat
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from crishim.aio.lanes import Lane
@@ -28,6 +29,32 @@ if TYPE_CHECKING:
 
     from crishim.archive.writer import ArchiveWriter
     from crishim.dump.trail import Trail
+
+
+_SPARE_FIFOS = 8
+_FIFOS_MAX = 256
+"""CRIU writes one page image per process and per piece of shared memory; with too few FIFOs the
+rest become ordinary files, which costs a copy. Each takes a descriptor of the daemon's, which other
+dumps and restores need too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivePages:
+    """The page sink that is an archive (`sink.PageSink`).
+
+    Attributes:
+        writer: gets one member per page image.
+        trail: told what has arrived; None if nobody wants to know.
+    """
+
+    writer: ArchiveWriter
+    trail: Trail | None
+    words: tuple[str, ...] = ()
+
+    def receiver(self, images: Path, *, processes: int) -> FifoReceiver:
+        """Return the readers of FIFOs in CRIU's image directory."""
+        count = min(processes + _SPARE_FIFOS, _FIFOS_MAX)
+        return FifoReceiver(self.writer, images, count=count, trail=self.trail)
 
 
 class FifoReceiver:

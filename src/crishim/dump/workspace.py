@@ -61,7 +61,7 @@ class Workspace:
 
         async def keep(kind: type[BaseException] | None, *_: object) -> None:
             if kind is not None:
-                await in_thread(logs.keep, self.path, self.kept_logs, lane=Lane.PAUSE)
+                await in_thread(logs.save_logs, self.path, self.kept_logs, lane=Lane.PAUSE)
 
         undo.push_async_exit(keep)
         await in_thread(self._fill, criu_config)

@@ -124,7 +124,7 @@ class Reviver:
     def _failed(self, container: ContainerId, log: Path, error: RuntimeRefused) -> ToolFailed:
         """Return the error of a restore that left a log: final if CRIU itself says why."""
         folder = self.paths.logs / f"restore-{container[:13]}"
-        logs.keep(log.parent, folder)
+        logs.save_logs(log.parent, folder)
         said = tool_logs.criu_errors(log)
         failed = ToolFailed(
             "runc restore",

@@ -70,6 +70,7 @@ class CheckpointOptions:
         leave_running: do not end the processes.
         cgroups_mode: see RuncFacts.
         link_remap: allow hard links to unlinked open files; only where runc has the flag.
+        pages: further words that say where the memory pages go; none for files among the images.
     """
 
     images: Path
@@ -82,6 +83,7 @@ class CheckpointOptions:
     file_locks: bool = True
     external_unix: bool = True
     link_remap: bool = False
+    pages: tuple[str, ...] = ()
 
     def argv(self, container: ContainerId) -> list[str]:
         """Return verb, options and container id."""
@@ -101,6 +103,7 @@ class CheckpointOptions:
             "--manage-cgroups-mode",
             self.cgroups_mode,
             *(flag for flag, wanted in flags.items() if wanted),
+            *self.pages,
             container,
         ]
 

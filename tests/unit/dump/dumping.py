@@ -24,8 +24,8 @@ from crishim.archive.reader import ArchiveReader
 from crishim.container.resolve import Source
 from crishim.containerd.cri import Container, Sandbox
 from crishim.dump import connections
+from crishim.dump.context import DumpContext
 from crishim.dump.dump import Dump
-from crishim.dump.ready import Shared
 from crishim.dump.request import DumpRequest
 from crishim.flow.handover import Handovers
 from crishim.flow.locks import Locks
@@ -113,15 +113,19 @@ class FakeHold:
 
     async def drain(self, **_: object) -> None:
         await asyncio.sleep(0)
-        self._node.held = True
+        self._node.holds.add(self)
         self._node.drained()
+
+    async def sockets(self, inodes: frozenset[int]) -> frozenset[int]:
+        await asyncio.sleep(0)
+        return inodes
 
     async def close(self, _: object = None) -> None:
         await asyncio.sleep(0)
 
     async def release(self) -> None:
         await asyncio.sleep(0)
-        self._node.held = False
+        self._node.holds.discard(self)
 
     async def keep(self) -> None:
         await asyncio.sleep(0)
@@ -135,13 +139,15 @@ class FakeGuardian:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self.returncode: int | None = 1 if node.guardian_dies else None
+        self.returncode: int | None = None
         self.stdin = self
         self.stdout = self
         self._said = b""
 
     def write(self, data: bytes) -> None:
         self._said += data
+        self._node = self._node.named(self._said.decode())
+        self.returncode = 1 if self._node.guardian_dies else None
 
     async def drain(self) -> None:
         await asyncio.sleep(0)
@@ -169,9 +175,9 @@ class FakeCri:
         self._node = node
         self.neighbours = 0
 
-    async def container(self, _: str) -> Container:
+    async def container(self, container: str) -> Container:
         await asyncio.sleep(0)
-        return self._node.container()
+        return self._node.named(container).container()
 
     async def containers(self, _: str) -> list[api_pb2.Container]:
         await asyncio.sleep(0)
@@ -181,27 +187,45 @@ class FakeCri:
 
 
 class Node:
-    """One container that can be dumped, again and again."""
+    """One container that can be dumped, again and again; a pod may have another one `beside` it."""
 
-    def __init__(self, directory: Path, monkeypatch: Any) -> None:
+    def __init__(
+        self, directory: Path, monkeypatch: Any, *, id: str = ID, beside: Node | None = None
+    ) -> None:
         self.directory = directory
+        self.id = container_id(id)
+        self.pages = PAGES if beside is None else os.urandom(len(PAGES))
+        self.options: runcs.CheckpointOptions | None = None
         self.paths = Paths(state=directory / "state", run=directory / "run")
         self.target = directory / "out" / "a.tar"
         self.freezer = directory / "cgroup"
-        for path in (self.target.parent, self.freezer, directory / "upper", self.root / ID):
+        for path in (self.target.parent, self.freezer, directory / "upper", self.root / self.id):
             path.mkdir(parents=True)
         (directory / "upper" / "file").write_bytes(b"content")
         (directory / "0.log").write_bytes(b"a line\n")
-        (self.root / ID / "state.json").write_text(
+        (self.root / self.id / "state.json").write_text(
             f'{{"cgroup_paths": {{"freezer": "{self.freezer}"}}}}'
         )
         self.kubelet = self.guardian_dies = self.guardian_fails = False
         self.drained: Callable[[], None] = lambda: None
-        self.held = self.guarded = self.discharged = False
+        self.holds: set[FakeHold] = set()
+        self.guarded = self.discharged = False
         self.criu: Callable[[Path], None] = lambda _: None
         self._process: subprocess.Popen | None = None
-        self._fake(monkeypatch)
+        self._all = [self] if beside is None else beside._all
+        if beside is None:
+            self._fake(monkeypatch)
+        else:
+            self._all.append(self)
         self.start()
+
+    @property
+    def held(self) -> bool:
+        return bool(self.holds)
+
+    def named(self, text: str) -> Node:
+        """Return the container of the pod that a text names; by default this one."""
+        return next((node for node in self._all if node.id in text), self)
 
     @property
     def root(self) -> Path:
@@ -238,15 +262,17 @@ class Node:
         monkeypatch.setattr(runcs, "checkpoint", self._checkpoint)
         monkeypatch.setattr(asyncio, "create_subprocess_exec", spawn)
 
-    async def _checkpoint(self, _: object, __: object, options: Any) -> None:
+    async def _checkpoint(self, _: object, container: str, options: Any) -> None:
         """What runc and CRIU leave behind; never broken off, as the real call is."""
+        node = self.named(container)
+        node.options = options
 
         def dump() -> None:
-            self.criu(options.images)
+            node.criu(options.images)
             (options.images / "files.img").write_bytes(image(FILES))
             (options.images / "pstree.img").write_bytes(image(PSTREE))
             with (options.images / "pages-1.img").open("wb") as pages:
-                pages.write(PAGES)
+                pages.write(node.pages)
             (options.work / "stats-dump").write_bytes(STATISTICS)
             (options.work / "dump.log").write_bytes(b"")
 
@@ -267,7 +293,8 @@ class Node:
             path.unlink()
         for path in self.paths.held.glob("*"):
             path.unlink()
-        self.held = self.guarded = self.discharged = False
+        self.holds.clear()
+        self.guarded = self.discharged = False
 
     def end(self) -> None:
         self._process.kill()
@@ -285,9 +312,9 @@ class Node:
         running = api_pb2.CONTAINER_RUNNING if self.alive else api_pb2.CONTAINER_EXITED
         mounts = [{"destination": mount.mount_point} for mount in read_mounts(os.getpid())]
         return Container(
-            id=ID,
+            id=self.id,
             sandbox=SANDBOX,
-            status=api_pb2.ContainerStatus(id=ID, state=running),
+            status=api_pb2.ContainerStatus(id=self.id, state=running),
             pid=self._process.pid,
             snapshotter="overlayfs",
             snapshot_key="k",
@@ -316,7 +343,7 @@ class Node:
                 redirect_dir=False,
             ),
             log=self.directory / "0.log",
-            neighbours=0,
+            neighbours=len(self._all) - 1,
             kubelet=self.kubelet,
         )
 
@@ -332,8 +359,8 @@ class Scene:
         self.handovers = Handovers()
         self.restored = ""
 
-    def shared(self) -> Shared:
-        return Shared(
+    def context(self) -> DumpContext:
+        return DumpContext(
             paths=self.node.paths,
             cri=self.cri,
             locks=self.locks,
@@ -352,7 +379,11 @@ class Scene:
         with self.locks.hold(ID, "checkpoint", sandbox=SANDBOX) as operation:
             phases = Phases(timeout_s=60, listener=listener)
             dump = Dump(
-                self.shared(), self.node.source(), request, operation=operation, phases=phases
+                context=self.context(),
+                source=self.node.source(),
+                request=request,
+                operation=operation,
+                phases=phases,
             )
             return await dump.run()
 

@@ -679,7 +679,7 @@ def test_a_dump_that_waited_refuses_what_another_has_stopped(node, monkeypatch):
         monkeypatch.setattr("crishim.dump.dumper.overlay_of_snapshot", lambda _: None)
         dumper = Dumper(
             cri=scene.cri, records=Records(), namespace="", store=None, turns=Turns(1),
-            targets=Targets(), pins=None, shared=scene.shared(),
+            targets=Targets(), pins=None, context=scene.context(),
         )  # fmt: skip
         request = DumpRequest(container=ID, output=node.target.with_name("b.tar"), stop=True)
         with pytest.raises(Precondition, match="was stopped by a checkpoint"):

@@ -276,7 +276,7 @@ async def test_no_container_is_stopped_whose_snapshot_no_restore_could_fill(moun
 
     dumper = Dumper(
         cri=None, records=SimpleNamespace(mounts=answer), namespace="k8s.io", store=None,
-        turns=None, targets=None, pins=None, shared=None,
+        turns=None, targets=None, pins=None, context=None,
     )  # fmt: skip
     container = SimpleNamespace(snapshotter="erofs", snapshot_key="c")
     asking = dumper._refuse_unrestorable(SimpleNamespace(container=container))

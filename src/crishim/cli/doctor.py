@@ -86,9 +86,9 @@ def _listens(path: str) -> bool:
 async def _examine_here(arguments: argparse.Namespace) -> Any:
     """Run the daemon's own checks in this process, with its privileges in place of the daemon's."""
     from crishim.containerd.channel import open_channel
+    from crishim.doctor.answer import doctor_response
     from crishim.doctor.examine import examine
     from crishim.doctor.finding import error
-    from crishim.server.api import messages
 
     config = configuration.load(arguments.config)
     server = dataclasses.replace(config.server, socket=Path(arguments.socket))
@@ -100,4 +100,4 @@ async def _examine_here(arguments: argparse.Namespace) -> Any:
         f"no daemon answers at {arguments.socket}; this command has looked by itself",
         cure="start crishim: systemctl start crishim",
     )
-    return messages.doctor_response([absent, *findings])
+    return doctor_response([absent, *findings])

@@ -1,6 +1,4 @@
-"""The composition root: builds every object, starts and stops them in order.
-
-The only place that knows them all; it decides nothing about calls.
+"""The daemon from its start to its stop; it decides nothing about calls. `build` makes the rest.
 
 Start: locks, channel to containerd (which may not be there yet), records read (`Recovery.load`),
 socket, READY; then, in the background, `Recovery.begin`, `run` once containerd answers, and `tend`
@@ -12,51 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
-import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-
 from crishim import __version__
-from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
 from crishim.containerd.channel import open_channel
-from crishim.containerd.cri import Cri
-from crishim.containerd.images import Images
-from crishim.containerd.records import Records
-from crishim.doctor.examine import examine
-from crishim.dump.context import DumpContext
-from crishim.dump.dumper import Dumper, Targets
+from crishim.daemon.build import build_flows, build_methods, build_services
+from crishim.daemon.signals import Signals
 from crishim.errors import InvalidRequest
-from crishim.flow.handover import Handovers
-from crishim.flow.locks import Locks
-from crishim.flow.turns import Turns
-from crishim.housekeeping.needed import Needed
-from crishim.housekeeping.recovery import Recovery
-from crishim.housekeeping.removal import Removal
-from crishim.network.keeping import Policy
-from crishim.restore.images import ImageDirectories
-from crishim.restore.preparations import Preparations
-from crishim.restore.preparing import Preparing
-from crishim.restore.receive import Receiver
-from crishim.restore.restore import Restorer
-from crishim.restore.restored import Restored
-from crishim.restore.revive import Reviver
-from crishim.sandbox.addresses import Sandboxes
-from crishim.sandbox.held import Held
 from crishim.sdnotify import Notifier
-from crishim.server.api.service import CheckpointRestore
-from crishim.server.cri.methods import CriMethods
+from crishim.server.calls import Calls
 from crishim.server.drain import REPORT_INTERVAL_S, drain
-from crishim.server.guard import Calls, Guard
-from crishim.server.health import SERVICES, Watch
+from crishim.server.health import Watch
 from crishim.server.listen import bind, locked, make_directory, new_server
-from crishim.server.relay.handler import Forwarder, Relay
-from crishim.store.pins import Pins
-from crishim.store.store import Store
+from crishim.server.relay.forwarder import Forwarder
+from crishim.server.relay.handler import Relay
 from crishim.tools import nft
 
 if TYPE_CHECKING:
@@ -65,6 +33,7 @@ if TYPE_CHECKING:
     import grpc
 
     from crishim.config import Config
+    from crishim.daemon.build import Flows
 
 _log = logging.getLogger(__name__)
 
@@ -96,20 +65,20 @@ async def serve(config: Config) -> int:
         stack.enter_context(locked(socket.with_name(f"{socket.name}.lock")))
         channel = open_channel(config.containerd.socket)
         stack.push_async_callback(channel.close)
-        await _serve(config, channel, notifier=notifier, signals=_Signals())
+        await _serve(config, channel, notifier=notifier, signals=Signals())
     _log.info("stopped")
     return 0
 
 
 async def _serve(
-    config: Config, channel: grpc.aio.Channel, *, notifier: Notifier, signals: _Signals
+    config: Config, channel: grpc.aio.Channel, *, notifier: Notifier, signals: Signals
 ) -> None:
     nft.reserve_descriptors()
     calls = Calls()
     forwarder = Forwarder(channel, config.containerd.socket)
-    flows = _flows(config, channel)
+    flows = build_flows(config, channel)
     flows.recovery.load()
-    methods = _methods(config, flows, forwarder=forwarder, calls=calls)
+    methods = build_methods(config, flows, calls=calls)
     server = new_server(
         Relay(
             forwarder,
@@ -118,7 +87,7 @@ async def _serve(
             stream_overrides=methods.stream_overrides(),
         )
     )
-    servicer = _register(server, config, channel, flows=flows, calls=calls)
+    servicer = build_services(server, config, channel, flows=flows, calls=calls)
     watch = Watch(channel, config.containerd.socket, servicer=servicer, notifier=notifier)
     listener = bind(server, config.server.socket)
     try:
@@ -162,157 +131,7 @@ async def _serve(
         listener.remove()
 
 
-def _register(
-    server: grpc.aio.Server,
-    config: Config,
-    channel: grpc.aio.Channel,
-    *,
-    flows: _Flows,
-    calls: Calls,
-) -> health.aio.HealthServicer:
-    """Add our own services beside the relay: checkpoint and restore, health, reflection."""
-    own = CheckpointRestore(
-        dumper=flows.dumper,
-        restorer=flows.restorer,
-        receiver=flows.receiver,
-        store=flows.store,
-        calls=calls,
-        timeout_s=config.checkpoint.timeout_s,
-        removal=Removal(
-            store=flows.store,
-            needed=flows.needed,
-            pins=flows.pins,
-            held=flows.held,
-        ),
-        examine=functools.partial(examine, config, channel),
-    )
-    Guard(calls).servicer(own, crishim_pb2.DESCRIPTOR.services_by_name["CheckpointRestore"])
-    crishim_pb2_grpc.add_CheckpointRestoreServicer_to_server(own, server)
-    servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
-    return servicer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Flows:
-    """The flows of one daemon and what they share."""
-
-    cri: Cri
-    images: Images
-    store: Store
-    pins: Pins
-    locks: Locks
-    restored: Restored
-    held: Held
-    needed: Needed
-    sandboxes: Sandboxes
-    dumper: Dumper
-    restorer: Restorer
-    receiver: Receiver
-    recovery: Recovery
-
-
-def _flows(config: Config, channel: grpc.aio.Channel) -> _Flows:
-    paths, namespace = config.paths, config.containerd.namespace
-    cri, records = Cri(channel), Records(channel, namespace=namespace)
-    store, locks, restored = Store(paths), Locks(), Restored(paths)
-    images = Images(channel, namespace=namespace)
-    pins = Pins(images, store)
-    held, handovers, preparing = Held(paths, cri), Handovers(), Preparing()
-    needed = Needed(paths=paths, held=held, preparing=preparing)
-    keeps = Policy(unmanaged=config.network.keep_unmanaged, astray=config.network.keep_astray)
-    sandboxes = Sandboxes(
-        cri=cri,
-        paths=paths,
-        held=held,
-        recovered=locks.recovered,
-        disable_mptcp=config.checkpoint.disable_mptcp,
-        keeps=keeps,
-    )
-    dumper = Dumper(
-        cri=cri,
-        records=records,
-        namespace=namespace,
-        store=store,
-        turns=Turns(config.checkpoint.parallel),
-        targets=Targets(),
-        pins=pins,
-        context=DumpContext(
-            paths=paths,
-            cri=cri,
-            locks=locks,
-            held=held,
-            refuse_needed=needed.refuse,
-            handovers=handovers,
-            drain_timeout_s=config.checkpoint.drain_timeout_s,
-            layer_files_max=config.checkpoint.layer_files_max,
-            keeps=keeps,
-        ),
-    )
-    images_made, restores = ImageDirectories(), Turns(config.checkpoint.parallel, what="restores")
-    restorer = Restorer(
-        cri=cri,
-        records=records,
-        paths=paths,
-        namespace=namespace,
-        sandboxes=sandboxes,
-        locks=locks,
-        images=images_made,
-        preparations=Preparations(paths, images_made, restores),
-        # Of their own: who has verified would stand behind all that are still to be.
-        turns=Turns(config.checkpoint.parallel, what="restores"),
-        restored=restored,
-        reviver=Reviver(cri=cri, paths=paths, restored=restored),
-        preparing=preparing,
-    )
-    recovery = Recovery(
-        paths=paths,
-        cri=cri,
-        records=records,
-        held=held,
-        sandboxes=sandboxes,
-        restorer=restorer,
-        pins=pins,
-        locks=locks,
-        connections_wait_s=config.checkpoint.connections_wait_s,
-    )
-    return _Flows(
-        cri=cri,
-        images=images,
-        store=store,
-        pins=pins,
-        locks=locks,
-        restored=restored,
-        held=held,
-        needed=needed,
-        sandboxes=sandboxes,
-        dumper=dumper,
-        restorer=restorer,
-        receiver=Receiver(restorer=restorer, handovers=handovers),
-        recovery=recovery,
-    )
-
-
-def _methods(config: Config, flows: _Flows, *, forwarder: Forwarder, calls: Calls) -> CriMethods:
-    return CriMethods(
-        forwarder=forwarder,
-        calls=calls,
-        cri=flows.cri,
-        images=flows.images,
-        dumper=flows.dumper,
-        restorer=flows.restorer,
-        sandboxes=flows.sandboxes,
-        held=flows.held,
-        locks=flows.locks,
-        store=flows.store,
-        restored=flows.restored,
-        timeout_s=config.checkpoint.timeout_s,
-    )
-
-
-async def _keep_in_order(channel: grpc.aio.Channel, flows: _Flows, calls: Calls) -> None:
+async def _keep_in_order(channel: grpc.aio.Channel, flows: Flows, calls: Calls) -> None:
     """Finish what an earlier daemon began, then tend to the rest; ends only by being cancelled."""
     recovery = flows.recovery
     await _until_done(recovery.begin)
@@ -338,20 +157,6 @@ async def _until_done(work: Callable[[], Awaitable[None]]) -> None:
         except Exception:  # noqa: BLE001 - whatever it is, the node is served meanwhile
             _log.exception("recovery is begun again in %g s", _AGAIN_S)
         await asyncio.sleep(_AGAIN_S)
-
-
-class _Signals:
-    """SIGTERM and SIGINT as events; a third and later one change nothing."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._received)
-
-    def _received(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from crishim.server.guard import Calls
+    from crishim.server.calls import Calls
 
 REPORT_INTERVAL_S = 10.0
 """How often the waiting for what must finish is reported."""

@@ -1,17 +1,15 @@
-"""What stands round every call: counting, refusing, naming in the log, turning errors to status.
+"""What stands round every call of ours: counting, naming in the log, turning errors to status.
 
-It knows no method and no service. `Calls` is shared by everything that serves, so that a stop knows
-what to wait for; `Guard` wraps the handlers that are ours (the relay passes errors on by itself).
+It knows no method and no service. What the relay merely passes on does without it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
@@ -32,6 +30,8 @@ from crishim.server.status import answer_of, status_of
 if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor
 
+    from crishim.server.calls import Calls
+
 _log = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
@@ -41,104 +41,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Unary: TypeAlias = Callable[[Request, Context], Awaitable[Answer]]
 Stream: TypeAlias = Callable[[Request, Context], AsyncIterator[Answer]]
 
-STOPPING = "crishim is stopping"
 _REFUSALS = (AlreadyExists, Busy, InvalidRequest, NotFound, Precondition, Unavailable, Unsupported)
 """What a caller asked for cannot be, and it was told so: nothing of ours has failed."""
-
-
-class Calls:
-    """The calls under way.
-
-    Three kinds meet a stop differently: ordinary ones get a grace; endless streams are ended at
-    once, because they would use up any grace and can be opened again; operations that must finish
-    (a dump cannot be broken off) are waited for without limit.
-    """
-
-    def __init__(self) -> None:
-        self.stopping = False
-        self._running = 0
-        self._must_finish: list[str] = []
-        self._at_stop: set[Callable[[], object]] = set()
-        self._afterwards: set[asyncio.Future[None]] = set()
-        self._changed = asyncio.Event()
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Count one call; raise Unavailable if the daemon is stopping."""
-        if self.stopping:
-            raise Unavailable(STOPPING)
-        self.begin()
-        try:
-            yield
-        finally:
-            self.end()
-
-    def begin(self) -> None:
-        """Count one call, which `end` must end; `running` for those who can afford it."""
-        self._running += 1
-
-    def end(self) -> None:
-        """Count a call off."""
-        self._running -= 1
-        if self.stopping:
-            self._changed.set()
-
-    @contextlib.contextmanager
-    def must_finish(self, what: str) -> Iterator[None]:
-        """Keep the daemon from ending before the block does; `what` tells people why it waits."""
-        self._must_finish.append(what)
-        try:
-            yield
-        finally:
-            self._must_finish.remove(what)
-            self._changed.set()
-
-    def afterwards(self, what: str, work: Coroutine[Any, Any, object]) -> None:
-        """Do something once the caller has its answer; a failure of it is only logged."""
-
-        async def run() -> None:
-            try:
-                with self.must_finish(what):
-                    await work
-            except Exception as error:  # noqa: BLE001 - nobody is left to tell
-                _log.warning("%s: %s", what, error)
-
-        task = asyncio.ensure_future(run())
-        self._afterwards.add(task)
-        task.add_done_callback(self._afterwards.discard)
-
-    @contextlib.contextmanager
-    def ended_by_stop(self, end: Callable[[], object]) -> Iterator[None]:
-        """Call `end` if a stop begins inside the block."""
-        self._at_stop.add(end)
-        try:
-            yield
-        finally:
-            self._at_stop.discard(end)
-
-    def stop(self) -> None:
-        """Refuse new calls from now on and end the endless streams. May be called twice."""
-        self.stopping = True
-        for end in tuple(self._at_stop):
-            end()
-
-    @property
-    def unfinished(self) -> tuple[str, ...]:
-        """What must finish and has not."""
-        return tuple(self._must_finish)
-
-    async def until_idle(self) -> None:
-        """Wait until no call is under way."""
-        await self._until(lambda: self._running == 0)
-
-    async def until_finished(self) -> None:
-        """Wait until nothing is left that must finish."""
-        await self._until(lambda: not self._must_finish)
-
-    async def _until(self, reached: Callable[[], bool]) -> None:
-        while not reached():
-            self._changed.clear()
-            await self._changed.wait()
 
 
 class Guard:

@@ -27,7 +27,8 @@ from crishim.restore.preparing import Preparing
 from crishim.sandbox import heldrecord
 from crishim.sandbox.held import Held
 from crishim.server.api.service import CheckpointRestore
-from crishim.server.guard import Calls, Guard
+from crishim.server.calls import Calls
+from crishim.server.guard import Guard
 from crishim.server.listen import new_server
 from crishim.store.pins import Pins
 from crishim.store.store import Store
@@ -92,6 +93,8 @@ class Node:
             return []
 
         own = CheckpointRestore(
+            cri=None,
+            held=self.held,
             dumper=None,
             restorer=None,
             receiver=None,

@@ -13,7 +13,7 @@ from crishim._proto.runtime.v1 import api_pb2, api_pb2_grpc
 from crishim.archive.writer import ArchiveWriter
 from crishim.config import Config, ContainerdConfig, NetworkConfig
 from crishim.containerd.channel import open_channel
-from crishim.daemon.serve import _Flows, _flows, _methods
+from crishim.daemon.build import Flows, build_flows, build_methods
 from crishim.kernel.net.interface import InterfaceState
 from crishim.paths import Paths
 from crishim.server.cri.methods import CriMethods
@@ -36,7 +36,7 @@ class Node:
 
     relay: Relaying
     containerd: Containerd
-    flows: _Flows
+    flows: Flows
     methods: CriMethods
     paths: Paths
 
@@ -132,7 +132,7 @@ async def serving_node(top: Path) -> AsyncIterator[Node]:
             network=NetworkConfig(keep_unmanaged=True),
             paths=paths,
         )
-        flows = _flows(config, channel)
-        methods = _methods(config, flows, forwarder=relay.forwarder, calls=relay.calls)
+        flows = build_flows(config, channel)
+        methods = build_methods(config, flows, calls=relay.calls)
         relay.overrides.update(methods.overrides())
         yield Node(relay, containerd, flows, methods, paths)

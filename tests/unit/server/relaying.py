@@ -9,9 +9,11 @@ import grpc
 
 from crishim._proto.runtime.v1 import api_pb2_grpc
 from crishim.containerd.channel import open_channel, unix_target
-from crishim.server.guard import Calls
+from crishim.server.calls import Calls
 from crishim.server.listen import bind, new_server
-from crishim.server.relay.handler import Forwarder, Override, Relay, StreamOverride
+from crishim.server.relay.forwarder import Forwarder
+from crishim.server.relay.handler import Relay
+from crishim.server.relay.overrides import Override, StreamOverride
 from tests.fakes.cri_server import OPTIONS, FakeRuntime, serving
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.errors import Busy, CrishimError, RuntimeRefused, ToolFailed, Unavailable
@@ -22,6 +23,7 @@ from crishim.restore.receive import ReceiveRequest
 from crishim.restore.restore import RestoreOptions
 from crishim.restore.wanted import read_manifest
 from crishim.sandbox import heldrecord
+from crishim.server.relay.overrides import Call
 from tests.fakes.containerd import Refused
 from tests.fakes.network import STATE, Network
 from tests.unit.moments import Moments
@@ -53,19 +55,24 @@ class Scene:
         self.attempts += 1
         self.pod = self.node.containerd.pod(uid=f"uid-{self.attempts}")
 
+    def call(self, method: str, request: Message) -> asyncio.Task:
+        """Call a method as a relay does, in a task of its own."""
+        name = f"/runtime.v1.RuntimeService/{method}"
+        forward = self.node.relay.forwarder.forward
+        call = Call(request.SerializeToString(), lambda raw: forward(name, raw, Caller()))
+        return asyncio.create_task(self.node.methods.overrides()[name](call))
+
     def creating(self, attempt: int = 0) -> asyncio.Task:
         request = self.node.request(self.pod, restore="saved", attempt=attempt)
-        raw = request.SerializeToString()
-        return asyncio.create_task(self.node.methods.CreateContainer(raw, Caller()))
+        return self.call("CreateContainer", request)
 
     def starting(self, container: str) -> asyncio.Task:
-        raw = api_pb2.StartContainerRequest(container_id=container).SerializeToString()
-        return asyncio.create_task(self.node.methods.StartContainer(raw, Caller()))
+        request = api_pb2.StartContainerRequest(container_id=container)
+        return self.call("StartContainer", request)
 
     def stopping(self) -> asyncio.Task:
         request = api_pb2.StopPodSandboxRequest(pod_sandbox_id=self.pod.id)
-        raw = request.SerializeToString()
-        return asyncio.create_task(self.node.methods.StopPodSandbox(raw, Caller()))
+        return self.call("StopPodSandbox", request)
 
     def bodies(self) -> list[str]:
         return [b.id for b in self.node.containerd.bodies.values() if b.sandbox == self.pod.id]

@@ -22,8 +22,8 @@ async def failure_of(call) -> grpc.aio.AioRpcError:
 
 
 async def test_override_answers_itself(relay: Relaying) -> None:
-    async def override(request, context):
-        return request + b" answered"
+    async def override(call):
+        return call.raw + b" answered"
 
     relay.overrides[STATUS] = override
     assert await relay.unary(STATUS)(b"raw") == b"raw answered"
@@ -31,8 +31,8 @@ async def test_override_answers_itself(relay: Relaying) -> None:
 
 
 async def test_override_passes_changed_bytes_on(relay: Relaying) -> None:
-    async def override(request, context):
-        return await relay.forwarder.forward(STATUS, request + b" changed", context) + b" twice"
+    async def override(call):
+        return await call.forward(call.raw + b" changed") + b" twice"
 
     async def answer(requests, context):
         context.set_trailing_metadata((("late", "1"),))
@@ -47,8 +47,8 @@ async def test_override_passes_changed_bytes_on(relay: Relaying) -> None:
 
 
 async def test_stream_override_changes_each_message(relay: Relaying) -> None:
-    async def override(request, context):
-        async for event in relay.forwarder.stream(EVENTS, request, context):
+    async def override(call):
+        async for event in call.forward(call.raw):
             yield event.upper()
 
     async def events(requests, context):
@@ -61,8 +61,8 @@ async def test_stream_override_changes_each_message(relay: Relaying) -> None:
 
 
 async def test_runtimes_error_passes_an_override_unchanged(relay: Relaying) -> None:
-    async def override(request, context):
-        return await relay.forwarder.forward(STATUS, request, context)
+    async def override(call):
+        return await call.forward(call.raw)
 
     details_bin = ("grpc-status-details-bin", b"\x08\x05")
     relay.overrides[STATUS] = override
@@ -95,10 +95,10 @@ async def test_runtimes_error_passes_an_override_unchanged(relay: Relaying) -> N
 async def test_each_error_has_its_code(
     relay: Relaying, error: Exception, code: grpc.StatusCode, streaming: bool
 ) -> None:
-    async def override(request, context):
+    async def override(call):
         raise error
 
-    async def stream_override(request, context):
+    async def stream_override(call):
         yield b"first"
         raise error
 
@@ -117,7 +117,7 @@ async def test_each_error_has_its_code(
 async def test_error_of_a_tool_names_log_and_request(
     relay: Relaying, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def override(request, context):
+    async def override(call):
         raise errors.ToolFailed("runc", 1, details="Error (criu/x.c:1)", log_path="/logs/dump.log")
 
     relay.overrides[STATUS] = override
@@ -140,7 +140,7 @@ async def test_error_of_a_tool_names_log_and_request(
 async def test_a_refusal_is_no_error_of_the_daemon(
     relay: Relaying, caplog: pytest.LogCaptureFixture, error: errors.CrishimError, level: int
 ) -> None:
-    async def override(request, context):
+    async def override(call):
         raise error
 
     relay.overrides[STATUS] = override
@@ -152,7 +152,7 @@ async def test_a_refusal_is_no_error_of_the_daemon(
 async def test_names_that_are_no_text_reach_the_caller(relay: Relaying) -> None:
     """A program chooses the names of the files by which it is refused."""
 
-    async def override(request, context):
+    async def override(call):
         raise errors.Unsupported(f"it holds {os.fsdecode(b'/tmp/' + bytes((255, 27)))}, which")
 
     relay.overrides[STATUS] = override
@@ -164,7 +164,7 @@ async def test_names_that_are_no_text_reach_the_caller(relay: Relaying) -> None:
 async def test_fault_of_ours_is_logged_with_its_place(
     relay: Relaying, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def override(request, context):
+    async def override(call):
         return {}["missing"]
 
     relay.overrides[STATUS] = override
@@ -177,7 +177,7 @@ async def test_fault_of_ours_is_logged_with_its_place(
 async def test_cancelled_call_cancels_the_override(relay: Relaying) -> None:
     begun, cleaned = asyncio.Event(), asyncio.Event()
 
-    async def override(request, context):
+    async def override(call):
         begun.set()
         try:
             await asyncio.Event().wait()
@@ -195,7 +195,7 @@ async def test_cancelled_call_cancels_the_override(relay: Relaying) -> None:
 async def test_a_caller_that_leaves_closes_a_stream_override(relay: Relaying) -> None:
     cleaned = asyncio.Event()
 
-    async def override(request, context):
+    async def override(call):
         try:
             while True:
                 yield bytes(1 << 16)

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.server.relay.handler import STREAM_METHODS, UNARY_METHODS
+from crishim.server.relay.forwarder import STREAM_METHODS, UNARY_METHODS
 from tests.fakes.cri_server import RUNTIME, answer_by, echo, fail_with, version
 from tests.unit.server.relaying import Relaying
 

@@ -7,8 +7,8 @@ import grpc
 import pytest
 
 from crishim.errors import Unavailable
+from crishim.server.calls import Calls
 from crishim.server.drain import drain
-from crishim.server.guard import Calls
 from tests.fakes.cri_server import RUNTIME
 from tests.unit.server.relaying import Relaying
 
@@ -51,7 +51,7 @@ async def test_new_calls_are_refused(relay: Relaying) -> None:
 
 
 async def test_new_calls_of_overrides_are_refused(relay: Relaying) -> None:
-    async def override(request, context):
+    async def override(call):
         return b"answered"
 
     relay.overrides[STATUS] = override
@@ -77,8 +77,8 @@ async def test_running_call_is_waited_for(relay: Relaying, method: str) -> None:
 
 @pytest.mark.parametrize("overridden", [False, True])
 async def test_event_stream_is_ended_at_once(relay: Relaying, overridden: bool) -> None:
-    async def override(request, context):
-        async for event in relay.forwarder.stream(EVENTS, request, context):
+    async def override(call):
+        async for event in call.forward(call.raw):
             yield event
 
     if overridden:

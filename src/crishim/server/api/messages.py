@@ -7,21 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crishim._proto.crishim.v1 import crishim_pb2
-from crishim.archive import criuimages
-from crishim.archive.reader import ArchiveReader
-from crishim.errors import CrishimError
 from crishim.kernel.net.interface import InterfaceState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from crishim.archive.manifest import Manifest
-    from crishim.doctor.finding import Finding
     from crishim.dump.request import DumpResult
     from crishim.flow.phases import Phases
-    from crishim.ids import CheckpointName, ContainerId
+    from crishim.ids import ContainerId
     from crishim.losses import Loss
     from crishim.sandbox.heldrecord import HeldRecord
+    from crishim.store.inspect import Inspection, Summary
     from crishim.store.store import Store
 
 
@@ -55,17 +52,16 @@ def restore_result(
     return result
 
 
-def archive_info(name: CheckpointName, store: Store) -> crishim_pb2.CheckpointInfo:
-    """Read what an archive of the store says of itself; an unreadable one says why. Blocks."""
-    archive = store.path(name)
-    size = archive.stat().st_size
-    try:
-        with ArchiveReader.open(archive) as reader:
-            return _info(archive, reader.manifest(), size, store)
-    except CrishimError as error:
-        return crishim_pb2.CheckpointInfo(
-            name=store.name_of(archive), path=str(archive), archive_bytes=size, error=str(error)
-        )
+def archive_info(found: Summary, store: Store) -> crishim_pb2.CheckpointInfo:
+    """Return what an archive of the store says of itself; an unreadable one says why."""
+    if found.manifest is not None:
+        return _info(found.archive, found.manifest, found.archive_bytes, store)
+    return crishim_pb2.CheckpointInfo(
+        name=store.name_of(found.archive),
+        path=str(found.archive),
+        archive_bytes=found.archive_bytes,
+        error=found.error,
+    )
 
 
 def waiting(records: Iterable[HeldRecord], store: Store) -> list[crishim_pb2.Waiting]:
@@ -85,45 +81,24 @@ def waiting(records: Iterable[HeldRecord], store: Store) -> list[crishim_pb2.Wai
     return found
 
 
-def inspection(archive: Path, store: Store) -> crishim_pb2.InspectCheckpointResponse:
-    """Read what is inside an archive, whoever has written it.
-
-    Blocks. Raises: NotFound, Precondition, Unsupported, Corrupt: it cannot be read.
-    """
-    with ArchiveReader.open(archive, trusted_owner=False) as reader:
-        manifest = reader.manifest()
-        answer = crishim_pb2.InspectCheckpointResponse(
-            info=_info(archive, manifest, reader.archive_bytes, store),
-            statistics=_statistics(manifest, reader.archive_bytes),
-            warnings=_warnings(manifest.losses),
-        )
-        for name, duration_us in manifest.statistics.phases_us.items():
-            answer.statistics.phases.add(name=name, duration_us=duration_us)
-        for process in criuimages.processes(reader):
-            answer.processes.add(**asdict(process))
-        for socket in criuimages.sockets(reader):
-            answer.sockets.add(**asdict(socket))
-        bound = {mount.destination: mount.source for mount in manifest.bind_mounts}
-        for mount in criuimages.mounts(reader):
-            source, kind = bound.get(mount.destination), "bind"
-            if source is None:
-                source, kind = mount.source, mount.type
-            answer.mounts.add(destination=mount.destination, type=kind, source=source)
+def inspection(found: Inspection, store: Store) -> crishim_pb2.InspectCheckpointResponse:
+    """Return what is inside an archive."""
+    manifest = found.manifest
+    answer = crishim_pb2.InspectCheckpointResponse(
+        info=_info(found.archive, manifest, found.archive_bytes, store),
+        statistics=_statistics(manifest, found.archive_bytes),
+        warnings=_warnings(manifest.losses),
+    )
+    for name, duration_us in manifest.statistics.phases_us.items():
+        answer.statistics.phases.add(name=name, duration_us=duration_us)
+    for process in found.processes:
+        answer.processes.add(**asdict(process))
+    for socket in found.sockets:
+        answer.sockets.add(**asdict(socket))
+    for mount in found.mounts:
+        answer.mounts.add(destination=mount.destination, type=mount.type, source=mount.source)
     for entry in manifest.entries:
         answer.entries.add(name=entry.name, size_bytes=entry.size, digest=entry.digest)
-    return answer
-
-
-def doctor_response(findings: Iterable[Finding]) -> crishim_pb2.DoctorResponse:
-    """Return the answer of Doctor."""
-    answer = crishim_pb2.DoctorResponse()
-    for finding in findings:
-        answer.findings.add(
-            id=finding.id,
-            level=crishim_pb2.Finding.Level.ValueType(finding.level),
-            summary=finding.summary,
-            cure=finding.cure,
-        )
     return answer
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
 from crishim.aio.shield import in_thread
+from crishim.doctor.answer import doctor_response
 from crishim.dump.request import DumpRequest
 from crishim.errors import InvalidRequest
 from crishim.flow.phases import Phases
@@ -20,11 +21,13 @@ from crishim.restore.receive import ReceiveRequest
 from crishim.restore.restore import RestoreOptions
 from crishim.restore.wanted import COLD_NEEDS_POD
 from crishim.server.api import messages
+from crishim.store.inspect import inspect, summarize
 from crishim.words import AddressMode, OnFailure, TcpMode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from crishim.containerd.cri import Cri
     from crishim.doctor.finding import Finding
     from crishim.dump.dumper import Dumper
     from crishim.dump.request import DumpResult
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
     from crishim.ids import ContainerId
     from crishim.restore.receive import Receiver
     from crishim.restore.restore import Restorer
-    from crishim.server.guard import Calls, Context
+    from crishim.sandbox.held import Held
+    from crishim.server.calls import Calls
+    from crishim.server.guard import Context
     from crishim.store.store import Store
 
 _TCP = {0: None, 1: TcpMode.ESTABLISHED, 2: TcpMode.CLOSE, 3: TcpMode.REFUSE}
@@ -53,6 +58,8 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
     def __init__(
         self,
         *,
+        cri: Cri,
+        held: Held,
         dumper: Dumper,
         restorer: Restorer,
         receiver: Receiver,
@@ -63,6 +70,8 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         examine: Callable[[], Awaitable[list[Finding]]],
     ) -> None:
         self._calls = calls
+        self._cri = cri
+        self._held = held
         self._dumper = dumper
         self._restorer = restorer
         self._receiver = receiver
@@ -100,7 +109,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
 
     async def _refuse_image(self, name: str) -> None:
         """Refuse a checkpoint the name of an image: who creates a container by it means which?"""
-        if ":" in name or (name and await self._dumper.cri.image_id(name)):
+        if ":" in name or (name and await self._cri.image_id(name)):
             raise InvalidRequest(
                 f"{name[:80]!r} names an image", hint="a checkpoint needs a name of its own"
             )
@@ -109,7 +118,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         self, request: crishim_pb2.RestoreContainerRequest, context: Context
     ) -> AsyncIterator[crishim_pb2.RestoreContainerProgress]:
         """Restore into a created container; stream the phases, then the result."""
-        container = (await self._restorer.cri.container(request.container_id)).id
+        container = (await self._cri.container(request.container_id)).id
         options = RestoreOptions(
             address=_word(_ADDRESS, request.address, "address"),
             tcp=_word(_TCP, request.tcp, "tcp"),
@@ -158,7 +167,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
     ) -> Callable[[Phases], Awaitable[tuple[str, ...]]]:
         if request.checkpoint or not request.start:
             raise InvalidRequest("with a source container name no checkpoint, and start")
-        source = (await self._restorer.cri.container(request.source_container_id)).id
+        source = (await self._cri.container(request.source_container_id)).id
         wanted = ReceiveRequest(container=container, source=source, options=options)
         moving = self._calls.must_finish(f"restore of {container[:13]}")
         return lambda phases: self._receiver.receive(wanted, phases=phases, moving=moving)
@@ -168,10 +177,10 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
     ) -> crishim_pb2.ListCheckpointsResponse:
         """List the store, and what waits."""
         infos = [
-            await in_thread(messages.archive_info, name, self._store)
+            messages.archive_info(await in_thread(summarize, self._store.path(name)), self._store)
             for name in await in_thread(self._store.names)
         ]
-        waiting = messages.waiting(self._removal.held.records(), self._store)
+        waiting = messages.waiting(self._held.records(), self._store)
         return crishim_pb2.ListCheckpointsResponse(checkpoints=infos, waiting=waiting)
 
     async def InspectCheckpoint(
@@ -179,7 +188,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
     ) -> crishim_pb2.InspectCheckpointResponse:
         """Read one archive."""
         archive = await in_thread(self._store.find, request.checkpoint)
-        return await in_thread(messages.inspection, archive, self._store)
+        return messages.inspection(await in_thread(inspect, archive), self._store)
 
     async def RemoveCheckpoint(
         self, request: crishim_pb2.RemoveCheckpointRequest, context: Context
@@ -192,7 +201,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         self, request: crishim_pb2.DoctorRequest, context: Context
     ) -> crishim_pb2.DoctorResponse:
         """Examine the node."""
-        return messages.doctor_response(await self._examine())
+        return doctor_response(await self._examine())
 
     async def _run(
         self, timeout_s: int, flow: Callable[[Phases], Awaitable[Any]]

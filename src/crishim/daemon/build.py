@@ -1,0 +1,256 @@
+"""Builds every object of the daemon from its configuration, and hands each what it needs.
+
+The only place that knows them all; it starts nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
+from crishim.containerd.cri import Cri
+from crishim.containerd.images import Images
+from crishim.containerd.records import Records
+from crishim.doctor.examine import examine
+from crishim.dump.context import DumpContext
+from crishim.dump.dumper import Dumper, Targets
+from crishim.flow.handover import Handovers
+from crishim.flow.locks import Locks
+from crishim.flow.turns import Turns
+from crishim.housekeeping.needed import Needed
+from crishim.housekeeping.recovery import Recovery
+from crishim.housekeeping.removal import Removal
+from crishim.network.keeping import Policy
+from crishim.restore.images import ImageDirectories
+from crishim.restore.preparations import Preparations
+from crishim.restore.preparing import Preparing
+from crishim.restore.receive import Receiver
+from crishim.restore.restore import Restorer
+from crishim.restore.restored import Restored
+from crishim.restore.revive import Reviver
+from crishim.sandbox.addresses import Sandboxes
+from crishim.sandbox.held import Held
+from crishim.server.api.service import CheckpointRestore
+from crishim.server.cri.containers import Containers
+from crishim.server.cri.execs import Execs
+from crishim.server.cri.methods import CriMethods
+from crishim.server.cri.sandboxes import PodSandboxes
+from crishim.server.guard import Guard
+from crishim.server.health import SERVICES
+from crishim.store.pins import Pins
+from crishim.store.store import Store
+
+if TYPE_CHECKING:
+    import grpc
+
+    from crishim.config import Config
+    from crishim.server.calls import Calls
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flows:
+    """The flows of one daemon and what they share."""
+
+    cri: Cri
+    images: Images
+    store: Store
+    pins: Pins
+    locks: Locks
+    restored: Restored
+    held: Held
+    needed: Needed
+    sandboxes: Sandboxes
+    dumper: Dumper
+    restorer: Restorer
+    receiver: Receiver
+    recovery: Recovery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What the flows have in common."""
+
+    cri: Cri
+    records: Records
+    store: Store
+    pins: Pins
+    locks: Locks
+    held: Held
+    handovers: Handovers
+    preparing: Preparing
+    restored: Restored
+    needed: Needed
+    keeps: Policy
+    sandboxes: Sandboxes
+
+
+def build_flows(config: Config, channel: grpc.aio.Channel) -> Flows:
+    """Build the flows of one daemon; nothing is read from disk yet.
+
+    Args: channel: to containerd; not closed here.
+    """
+    images = Images(channel, namespace=config.containerd.namespace)
+    shared = _shared(config, channel, images)
+    dumper, restorer = _dumper(config, shared), _restorer(config, shared)
+    recovery = Recovery(
+        paths=config.paths,
+        cri=shared.cri,
+        records=shared.records,
+        held=shared.held,
+        sandboxes=shared.sandboxes,
+        restorer=restorer,
+        pins=shared.pins,
+        locks=shared.locks,
+        connections_wait_s=config.checkpoint.connections_wait_s,
+    )
+    return Flows(
+        cri=shared.cri,
+        images=images,
+        store=shared.store,
+        pins=shared.pins,
+        locks=shared.locks,
+        restored=shared.restored,
+        held=shared.held,
+        needed=shared.needed,
+        sandboxes=shared.sandboxes,
+        dumper=dumper,
+        restorer=restorer,
+        receiver=Receiver(restorer=restorer, handovers=shared.handovers),
+        recovery=recovery,
+    )
+
+
+def _shared(config: Config, channel: grpc.aio.Channel, images: Images) -> _Shared:
+    paths, network, locks = config.paths, config.network, Locks()
+    cri, records = Cri(channel), Records(channel, namespace=config.containerd.namespace)
+    store, held, preparing = Store(paths), Held(paths, cri), Preparing()
+    keeps = Policy(unmanaged=network.keep_unmanaged, astray=network.keep_astray)
+    return _Shared(
+        cri=cri,
+        records=records,
+        store=store,
+        pins=Pins(images, store),
+        locks=locks,
+        held=held,
+        handovers=Handovers(),
+        preparing=preparing,
+        restored=Restored(paths),
+        needed=Needed(paths=paths, held=held, preparing=preparing),
+        keeps=keeps,
+        sandboxes=Sandboxes(
+            cri=cri,
+            paths=paths,
+            held=held,
+            recovered=locks.recovered,
+            disable_mptcp=config.checkpoint.disable_mptcp,
+            keeps=keeps,
+        ),
+    )
+
+
+def _dumper(config: Config, shared: _Shared) -> Dumper:
+    return Dumper(
+        cri=shared.cri,
+        records=shared.records,
+        namespace=config.containerd.namespace,
+        store=shared.store,
+        turns=Turns(config.checkpoint.parallel),
+        targets=Targets(),
+        pins=shared.pins,
+        context=DumpContext(
+            paths=config.paths,
+            cri=shared.cri,
+            locks=shared.locks,
+            held=shared.held,
+            refuse_needed=shared.needed.refuse,
+            handovers=shared.handovers,
+            drain_timeout_s=config.checkpoint.drain_timeout_s,
+            layer_files_max=config.checkpoint.layer_files_max,
+            keeps=shared.keeps,
+        ),
+    )
+
+
+def _restorer(config: Config, shared: _Shared) -> Restorer:
+    paths, cri, restored = config.paths, shared.cri, shared.restored
+    images, restores = ImageDirectories(), Turns(config.checkpoint.parallel, what="restores")
+    return Restorer(
+        cri=cri,
+        records=shared.records,
+        paths=paths,
+        namespace=config.containerd.namespace,
+        sandboxes=shared.sandboxes,
+        locks=shared.locks,
+        images=images,
+        preparations=Preparations(paths, images, restores),
+        # Of their own: who has verified would stand behind all that are still to be.
+        turns=Turns(config.checkpoint.parallel, what="restores"),
+        restored=restored,
+        reviver=Reviver(cri=cri, paths=paths, restored=restored),
+        preparing=shared.preparing,
+    )
+
+
+def build_methods(config: Config, flows: Flows, *, calls: Calls) -> CriMethods:
+    """Build our versions of CRI methods."""
+    containers = Containers(
+        calls=calls,
+        cri=flows.cri,
+        images=flows.images,
+        dumper=flows.dumper,
+        restorer=flows.restorer,
+        held=flows.held,
+        locks=flows.locks,
+        store=flows.store,
+        restored=flows.restored,
+        timeout_s=config.checkpoint.timeout_s,
+    )
+    sandboxes = PodSandboxes(
+        calls=calls,
+        cri=flows.cri,
+        restorer=flows.restorer,
+        sandboxes=flows.sandboxes,
+        held=flows.held,
+        locks=flows.locks,
+    )
+    return CriMethods(containers=containers, sandboxes=sandboxes, execs=Execs(locks=flows.locks))
+
+
+def build_services(
+    server: grpc.aio.Server,
+    config: Config,
+    channel: grpc.aio.Channel,
+    *,
+    flows: Flows,
+    calls: Calls,
+) -> health.aio.HealthServicer:
+    """Add our own services beside the relay: checkpoint and restore, health, reflection."""
+    own = CheckpointRestore(
+        cri=flows.cri,
+        held=flows.held,
+        dumper=flows.dumper,
+        restorer=flows.restorer,
+        receiver=flows.receiver,
+        store=flows.store,
+        calls=calls,
+        timeout_s=config.checkpoint.timeout_s,
+        removal=Removal(
+            store=flows.store,
+            needed=flows.needed,
+            pins=flows.pins,
+            held=flows.held,
+        ),
+        examine=functools.partial(examine, config, channel),
+    )
+    Guard(calls).servicer(own, crishim_pb2.DESCRIPTOR.services_by_name["CheckpointRestore"])
+    crishim_pb2_grpc.add_CheckpointRestoreServicer_to_server(own, server)
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    return servicer

@@ -18,12 +18,12 @@ import ipaddress
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crishim.aio.lanes import Lane
 from crishim.aio.shield import in_thread
-from crishim.errors import AlreadyExists, Corrupt, NotFound
-from crishim.ids import SandboxId
+from crishim.errors import AlreadyExists, NotFound
+from crishim.ids import SandboxId, sandbox_id
 from crishim.kernel.net.interface import InterfaceState, Neighbour, Route, route_from_json
 from crishim.kernel.net.netlink import Netlink
 from crishim.kernel.net.netns import NetnsThread
@@ -31,11 +31,13 @@ from crishim.kernel.net.probe import probe
 from crishim.network import cni, placement, reservation, rules
 from crishim.network.podlink import INTERFACE
 from crishim.tools.nft import Nft
+from crishim.versioned import Codec
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from crishim.network.podlink import PodLink
+    from crishim.strictjson import Reader
 
 _log = logging.getLogger(__name__)
 _PROBE_S = 0.2
@@ -79,26 +81,24 @@ class AddressRecord:
         """Name of our nftables table for the sandbox."""
         return table_of(self.sandbox)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain dicts and lists for `json.dumps`."""
-        return dataclasses.asdict(self)
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> AddressRecord:
-        """Read back what `to_json` gave; raise Corrupt if it is something else."""
-        try:
-            return cls(
-                **{
-                    "released": True,  # versions that did not say it wrote nothing else for long
-                    **data,
-                    "sandbox": SandboxId(data["sandbox"]),
-                    "own": InterfaceState.from_json(data["own"]),
-                    "preserved": InterfaceState.from_json(data["preserved"]),
-                    "host_routes": tuple(route_from_json(item) for item in data["host_routes"]),
-                }
-            )
-        except (TypeError, KeyError) as error:
-            raise Corrupt("not a record of a sandbox's address", details=repr(error)) from error
+def _read(item: Reader) -> AddressRecord:
+    return AddressRecord(
+        sandbox=sandbox_id(item.text("sandbox")),
+        netns=item.text("netns"),
+        own=InterfaceState.from_json(item.section("own").raw()),
+        preserved=InterfaceState.from_json(item.section("preserved").raw()),
+        former=item.text("former"),
+        host_device=item.text("host_device"),
+        host_routes=tuple(map(route_from_json, item.raw_sections("host_routes"))),
+        nat=item.text("nat"),
+        reservations=item.text("reservations"),
+        # Versions that did not say it wrote nothing else for long.
+        released=item.flag("released") if item.has("released") else True,
+    )
+
+
+CODEC = Codec(what="the record of a sandbox's address", version=1, read=_read)
 
 
 def table_of(sandbox: SandboxId) -> str:

@@ -15,8 +15,7 @@ its kill and its delete, also when no daemon of ours runs.
 from __future__ import annotations
 
 import importlib.resources
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crishim import strictjson
@@ -24,6 +23,7 @@ from crishim.errors import Corrupt
 from crishim.kernel import atomic
 from crishim.kernel.net.interface import InterfaceState
 from crishim.losses import decode
+from crishim.versioned import Codec
 from crishim.words import AddressMode, OnFailure, TcpMode
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def write(
         directory / "options", "".join(f"{o}\n" for o in options).encode(), mode=0o600
     )
     atomic.write_file(directory / "criu.conf", criu_config.encode(), mode=0o600)
-    atomic.write_file(directory / "pending", json.dumps(asdict(plan)).encode(), mode=0o600)
+    atomic.write_file(directory / "pending", _CODEC.encode(plan), mode=0o600)
     return wrapper
 
 
@@ -100,19 +100,32 @@ def read(directory: Path) -> RestorePlan | None:
     Raises: Corrupt: the plan is there and cannot be read.
     """
     try:
-        table = json.loads((directory / "pending").read_bytes())
-        words = {
-            "address": AddressMode(table["address"]),
-            "tcp": TcpMode(table["tcp"]),
-            "on_failure": OnFailure(table["on_failure"]),
-            "interfaces": tuple(table["interfaces"]),
-            "losses": tuple(table.get("losses", ())),  # none in a plan of crishim 0.1
-        }
-        return RestorePlan(**{**table, **words})
+        data = (directory / "pending").read_bytes()
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError) as error:
-        raise Corrupt(f"the restore plan in {directory} is damaged", details=str(error)) from error
+    try:
+        return _CODEC.decode(data)
+    except Corrupt as error:
+        error.hint = error.hint or f"{directory / 'pending'} is damaged"
+        raise
+
+
+def _read(item: strictjson.Reader) -> RestorePlan:
+    return RestorePlan(
+        sandbox=item.text("sandbox"),
+        archive=item.text("archive"),
+        address=AddressMode(item.text("address")),
+        tcp=TcpMode(item.text("tcp")),
+        on_failure=OnFailure(item.text("on_failure")),
+        once=item.flag("once"),
+        pod_uid=item.text("pod_uid"),
+        container_name=item.text("container_name"),
+        interfaces=item.raw_sections("interfaces"),
+        losses=item.raw_sections("losses") if item.has("losses") else (),  # crishim 0.1: none
+    )
+
+
+_CODEC = Codec(what="the restore plan of a container", version=1, read=_read)
 
 
 def finish(directory: Path) -> None:

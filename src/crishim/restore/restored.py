@@ -15,7 +15,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from crishim.errors import Corrupt, CrishimError, InvalidRequest
+from crishim.errors import Corrupt, CrishimError, InvalidRequest, Precondition
 from crishim.ids import ContainerId, checkpoint_name, container_id
 from crishim.kernel import atomic, files, tree
 
@@ -34,7 +34,10 @@ _COPYING_S = 600.0
 
 
 class Restored:
-    """Marks on disk, one file per container name below a directory per pod."""
+    """Marks on disk, one file per container name below a directory per pod.
+
+    A mark is empty, or says in which container a restore was begun. Anything else is not guessed.
+    """
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
@@ -130,9 +133,16 @@ class Restored:
         path = self._path(pod_uid, container)
         with atomic.storage_errors(f"cannot tell whether container {container} was restored"):
             try:
-                return path.read_text(encoding="ascii", errors="replace")
+                said = path.read_text(encoding="ascii", errors="replace")
             except FileNotFoundError:
                 return None
+        if said and not said.startswith(_RESTORING):
+            raise Precondition(
+                f"cannot tell whether container {container} was restored: {path} says something "
+                "that this crishim does not know",
+                hint="run the version of crishim that wrote it, or remove the file",
+            )
+        return said
 
     def _path(self, pod_uid: str, container: str) -> Path:
         return self._paths.restored_pod(_component(pod_uid)) / _component(container)

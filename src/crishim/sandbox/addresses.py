@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING
 from crishim.aio.shield import in_thread
 from crishim.errors import (
     AlreadyExists,
-    Corrupt,
     CrishimError,
     NotFound,
     Precondition,
@@ -175,7 +173,7 @@ class Sandboxes:
         self._keeping = keeps
         self._disable_mptcp = disable_mptcp
         self._records: dict[SandboxId, AddressRecord] = {}
-        self._files = RecordFiles(paths.sandboxes, paths.sandbox, encode=_encode, decode=_decode)
+        self._files = RecordFiles(paths.sandboxes, paths.sandbox, codec=address.CODEC)
         self._unfinished: set[SandboxId] = set()
         self._unwritten: set[SandboxId] = set()
         self.doubtful: set[SandboxId] = set()
@@ -519,14 +517,3 @@ class Sandboxes:
         """Count a sandbox among those with a preserved address."""
         self._unfinished.discard(record.sandbox)
         self._records[record.sandbox] = record
-
-
-def _encode(record: AddressRecord) -> bytes:
-    return json.dumps(record.to_json()).encode()
-
-
-def _decode(data: bytes) -> address.AddressRecord:
-    try:
-        return address.AddressRecord.from_json(json.loads(data))
-    except (ValueError, AttributeError) as error:
-        raise Corrupt("not a record of a sandbox's address", details=str(error)) from error

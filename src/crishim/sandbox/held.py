@@ -66,9 +66,7 @@ class Held:
         self._paths = paths
         self._cri = cri
         self._records: dict[SandboxId, HeldRecord] = {}
-        self._files = RecordFiles(
-            paths.held, paths.held_sandbox, encode=heldrecord.encode, decode=heldrecord.decode
-        )
+        self._files = RecordFiles(paths.held, paths.held_sandbox, codec=heldrecord.CODEC)
         self._undecided: set[SandboxId] = set()
         self._told: set[SandboxId] = set()
         self._catching: dict[SandboxId, hold.SourceHold] = {}
@@ -191,7 +189,8 @@ class Held:
             raise Unavailable("the records of stopped containers cannot be read", hint="try again")
         if sandbox in self._files.unreadable:
             raise Precondition(
-                "a container of the pod was stopped by a checkpoint, and its record is damaged",
+                "a container of the pod was stopped by a checkpoint, and its record is damaged or "
+                "of a later version",
                 hint="restore its checkpoint into a new pod, and remove this one",
             )
         return self._records.get(sandbox)

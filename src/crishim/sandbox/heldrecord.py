@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import enum
 import errno
-import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crishim.errors import Corrupt, CrishimError
 from crishim.ids import ContainerId, SandboxId, container_id, sandbox_id
 from crishim.kernel import atomic
 from crishim.kernel.net.interface import InterfaceState
 from crishim.network.hold import HoldRecord
 from crishim.tools.runc import Runc
+from crishim.versioned import Codec
 
 if TYPE_CHECKING:
-    from typing import Any
+    from crishim.strictjson import Reader
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -145,46 +144,47 @@ def _is_file(found: os.stat_result, record: HeldRecord) -> bool:
     return found.st_ino == record.inode and (not same_boot or found.st_dev == record.device)
 
 
-def encode(record: HeldRecord) -> bytes:
-    """Return the text of a record."""
-    return json.dumps(asdict(record), default=str).encode()
+def _read(item: Reader) -> HeldRecord:
+    def since(key: str) -> int:
+        return item.whole(key) if item.has(key) else 0  # what crishim 0.1 did not write
 
-
-def decode(data: bytes) -> HeldRecord:
-    """Read a record; raise Corrupt if it is none."""
-    try:
-        table = json.loads(data)
-        return HeldRecord(
-            sandbox=sandbox_id(table["sandbox"]),
-            container=container_id(table["container"]),
-            archive=table["archive"],
-            inode=table["inode"],
-            netns=table["netns"],
-            runc=_runc(table["runc"]),
-            frozen=table["frozen"],
-            kubelet=table["kubelet"],
-            stopped_at_ns=table["stopped_at_ns"],
-            interfaces=tuple(InterfaceState.from_json(state) for state in table["interfaces"]),
-            pod_hold=_hold(table["pod_hold"]),
-            node_hold=_hold(table["node_hold"]),
-            handed_over=table["handed_over"],
-            reservations=table.get("reservations", ""),
-            device=table.get("device", 0),
-            boot_id=table.get("boot_id", ""),
-            stopped_at_boot_ns=table.get("stopped_at_boot_ns", 0),
-            doubtful=table.get("doubtful", False),
-        )
-    except (ValueError, KeyError, TypeError, CrishimError) as error:
-        raise Corrupt("not the record of a stopped container", details=repr(error)) from error
-
-
-def _runc(table: dict[str, Any]) -> Runc:
-    return Runc(
-        binary=table["binary"], root=Path(table["root"]), systemd_cgroup=table["systemd_cgroup"]
+    return HeldRecord(
+        sandbox=sandbox_id(item.text("sandbox")),
+        container=container_id(item.text("container")),
+        archive=item.text("archive"),
+        inode=item.whole("inode"),
+        netns=item.text("netns"),
+        runc=_runc(item.section("runc")),
+        frozen=item.flag("frozen"),
+        kubelet=item.flag("kubelet"),
+        stopped_at_ns=item.whole("stopped_at_ns"),
+        interfaces=tuple(map(InterfaceState.from_json, item.raw_sections("interfaces"))),
+        pod_hold=_hold(item, "pod_hold"),
+        node_hold=_hold(item, "node_hold"),
+        handed_over=item.flag("handed_over"),
+        reservations=item.text("reservations") if item.has("reservations") else "",
+        device=since("device"),
+        boot_id=item.text("boot_id") if item.has("boot_id") else "",
+        stopped_at_boot_ns=since("stopped_at_boot_ns"),
+        doubtful=item.has("doubtful") and item.flag("doubtful"),
     )
 
 
-def _hold(table: dict[str, Any] | None) -> HoldRecord | None:
-    if table is None:
+def _runc(item: Reader) -> Runc:
+    return Runc(
+        binary=item.text("binary"),
+        root=Path(item.text("root")),
+        systemd_cgroup=item.flag("systemd_cgroup"),
+    )
+
+
+def _hold(item: Reader, key: str) -> HoldRecord | None:
+    if item.raw()[key] is None:
         return None
-    return HoldRecord(netns=table["netns"], family=table["family"], table=table["table"])
+    hold = item.section(key)
+    return HoldRecord(
+        netns=hold.text("netns"), family=hold.text("family"), table=hold.text("table")
+    )
+
+
+CODEC = Codec(what="the record of a stopped container", version=1, read=_read)

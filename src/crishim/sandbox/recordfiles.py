@@ -2,7 +2,8 @@
 
 A file that cannot be read costs nobody the others. What it was about is still known by its name, so
 its sandbox counts as unreadable until it is gone: nobody acts there as if nothing had been written
-down. This module never knows what a record means.
+down. A damaged one is moved aside; one of a later version keeps its name, and the crishim that
+wrote it finds it. This module never knows what a record means.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from crishim.errors import Corrupt, InvalidRequest
 from crishim.ids import SandboxId, sandbox_id
 from crishim.kernel import atomic
 from crishim.kernel.files import is_there
+from crishim.versioned import UnknownVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
+
+    from crishim.versioned import Codec
 
 _log = logging.getLogger(__name__)
 _R = TypeVar("_R")
@@ -33,7 +37,7 @@ class RecordFiles(Generic[_R]):
 
     Args:
         path: where a sandbox's record is: its id and ".json".
-        encode, decode: to and from the content; `decode` raises Corrupt for anything else.
+        codec: to and from the content.
     Attributes:
         unreadable: sandboxes with a record that says nothing to us.
         loaded: False after a `read` that failed as a whole.
@@ -44,16 +48,14 @@ class RecordFiles(Generic[_R]):
         directory: Path,
         path: Callable[[SandboxId], Path],
         *,
-        encode: Callable[[_R], bytes],
-        decode: Callable[[bytes], _R],
+        codec: Codec[_R],
     ) -> None:
         self.unreadable: set[SandboxId] = set()
         self.loaded = True
         self._refused: set[SandboxId] = set()
         self._directory = directory
         self._path = path
-        self._encode = encode
-        self._decode = decode
+        self._codec = codec
 
     def read(self) -> dict[SandboxId, _R]:
         """Return all records that can be read, and note those that cannot.
@@ -75,7 +77,7 @@ class RecordFiles(Generic[_R]):
                     self.unreadable.add(sandbox)
                     continue
                 try:
-                    found[sandbox] = self._decode((self._directory / name).read_bytes())
+                    found[sandbox] = self._codec.decode((self._directory / name).read_bytes())
                 except (Corrupt, OSError) as error:
                     self._set_aside(sandbox, error)
         self.unreadable -= found.keys()
@@ -94,7 +96,7 @@ class RecordFiles(Generic[_R]):
                 continue
             else:
                 try:
-                    found[sandbox] = self._decode(data)
+                    found[sandbox] = self._codec.decode(data)
                 except Corrupt as error:
                     self._refused.discard(sandbox)
                     self._set_aside(sandbox, error)
@@ -106,6 +108,9 @@ class RecordFiles(Generic[_R]):
     def _set_aside(self, sandbox: SandboxId, error: Exception) -> None:
         self.unreadable.add(sandbox)
         path = self._path(sandbox)
+        if isinstance(error, UnknownVersion):
+            _log.error("%s stays for the crishim that wrote it: %s", path, error)
+            return
         if not isinstance(error, Corrupt):
             _log.error("%s cannot be read: %s", path, error)
             self._refused.add(sandbox)
@@ -118,11 +123,11 @@ class RecordFiles(Generic[_R]):
     def write(self, sandbox: SandboxId, record: _R) -> None:
         """Replace a sandbox's record durably."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        atomic.write_file(self._path(sandbox), self._encode(record))
+        atomic.write_file(self._path(sandbox), self._codec.encode(record))
 
     def overwrite(self, sandbox: SandboxId, record: _R) -> None:
         """Change a sandbox's record in its place, which takes no room; it must not have grown."""
-        data = self._encode(record)
+        data = self._codec.encode(record)
         fd = os.open(self._path(sandbox), os.O_WRONLY | os.O_CLOEXEC)
         try:
             room = os.fstat(fd).st_size

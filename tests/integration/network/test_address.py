@@ -49,7 +49,7 @@ async def prepared(pod, preserved, tmp_path, **how):
     record = await address.plan(
         target.link, preserved, sandbox=TARGET, former=SOURCE, cni_root=tmp_path
     )
-    assert address.AddressRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
+    assert address.CODEC.decode(address.CODEC.encode(record)) == record
     return target, record
 
 

@@ -274,7 +274,7 @@ async def test_rm_refuses_while_connections_wait_for_it(node):
     archive = node.add("first")
     record = held_record(archive=str(archive))
     node.paths.held.mkdir(parents=True)
-    node.paths.held_sandbox(record.sandbox).write_bytes(heldrecord.encode(record))
+    node.paths.held_sandbox(record.sandbox).write_bytes(heldrecord.CODEC.encode(record))
     node.held.load()
     status, out, err = await node.run("rm", "first")
     assert (status, out) == (1, "")
@@ -342,7 +342,7 @@ def waits_elsewhere(node, tmp_path, monkeypatch):
         held_record(archive=str(archive)), stopped_at_ns=an_hour_ago_ns, reservations=""
     )
     node.paths.held.mkdir(parents=True)
-    node.paths.held_sandbox(record.sandbox).write_bytes(heldrecord.encode(record))
+    node.paths.held_sandbox(record.sandbox).write_bytes(heldrecord.CODEC.encode(record))
     node.held.load()
     return archive
 

@@ -3,12 +3,12 @@
 from crishim.doctor import holds
 from crishim.doctor.finding import Level
 from crishim.network.hold import HoldRecord
-from crishim.sandbox.heldrecord import encode
+from crishim.sandbox.heldrecord import CODEC
 from tests.unit.samples import held_record
 
 KNOWN = held_record(archive="/a.tar").pod_hold
 STRAY = HoldRecord(netns="/run/netns/other", family="netdev", table="crishim_hold_2")
-RECORDS = encode(held_record(archive="/a.tar"))
+RECORDS = CODEC.encode(held_record(archive="/a.tar"))
 
 
 def level(*found, records=RECORDS, working=False):

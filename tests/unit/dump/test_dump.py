@@ -467,7 +467,7 @@ def test_nor_does_the_next_daemon_where_the_doubt_met_a_full_disk(node, monkeypa
     write_file = atomic.write_file
 
     def full(path, data, **options):
-        if b'"doubtful": true' in data:
+        if b'"doubtful":true' in data:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write_file(path, data, **options)
 

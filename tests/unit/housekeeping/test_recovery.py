@@ -25,7 +25,7 @@ from crishim.paths import Paths
 from crishim.sandbox import heldrecord
 from crishim.sandbox.addresses import Sandboxes
 from crishim.sandbox.held import Held
-from crishim.sandbox.heldrecord import encode, this_boot
+from crishim.sandbox.heldrecord import CODEC, this_boot
 from crishim.tools.runc import Runc
 from tests.unit.samples import held_record, plan
 
@@ -114,7 +114,7 @@ class Node:
             runc=Runc(binary="runc", root=runc.parent, systemd_cgroup=False), reservations="",
         )  # fmt: skip
         record = replace(record, **changes)
-        (self.paths.held / f"{record.sandbox}.json").write_bytes(encode(record))
+        (self.paths.held / f"{record.sandbox}.json").write_bytes(CODEC.encode(record))
         return half
 
 

@@ -17,13 +17,13 @@ def record(tmp_path):
 
 
 def test_there_and_back(record):
-    assert heldrecord.decode(heldrecord.encode(record)) == record
+    assert heldrecord.CODEC.decode(heldrecord.CODEC.encode(record)) == record
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"sandbox": "../x"}'])
 def test_anything_else_is_refused(data):
     with pytest.raises(Corrupt):
-        heldrecord.decode(data)
+        heldrecord.CODEC.decode(data)
 
 
 def test_only_the_file_that_was_written_is_the_archive(record, tmp_path):
@@ -71,3 +71,22 @@ def test_waiting_is_not_counted_by_the_wall_clock(record):
 def test_connections_that_were_handed_over_do_not_wait(record):
     assert record.waiting == ("10.0.0.2",)
     assert replace(record, handed_over=True).waiting == ()
+
+
+OLD = (
+    b'{"sandbox": "5a", "container": "c0", "archive": "/a.tar", "inode": 0, "netns": '
+    b'"/run/netns/x", "runc": {"binary": "runc", "root": "/run/runc", "systemd_cgroup": true}, '
+    b'"frozen": true, "kubelet": true, "stopped_at_ns": 7, "interfaces": [{"name": "eth0", "mac": '
+    b'"02:00:00:00:00:01", "mtu_bytes": 1500, "addresses": [{"address": "10.0.0.2", '
+    b'"prefix_bits": 24, "scope": 0}], "routes": [], "neighbours": []}], "pod_hold": {"netns": '
+    b'"/run/netns/x", "family": "netdev", "table": "crishim_hold_1"}, "node_hold": null, '
+    b'"handed_over": false, "reservations": "/var/lib/cni/networks/pods"}'
+)
+
+
+def test_what_crishim_0_1_wrote_is_read():
+    """It had no version, and at first less to say; a doubt has room in its place."""
+    read = heldrecord.CODEC.decode(OLD)
+    assert read == held_record(archive="/a.tar")
+    written = heldrecord.CODEC.encode(replace(read, doubtful=True))
+    assert len(written) <= len(OLD) + len(b', "device": 0, "boot_id": "", "stopped_at_boot_ns": 0')

@@ -26,8 +26,8 @@ def decode(data):
 
 @pytest.fixture
 def files(tmp_path):
-    return RecordFiles(tmp_path, lambda sandbox: tmp_path / f"{sandbox}.json", encode=bytes,
-                       decode=decode)  # fmt: skip
+    codec = SimpleNamespace(encode=bytes, decode=decode)
+    return RecordFiles(tmp_path, lambda sandbox: tmp_path / f"{sandbox}.json", codec=codec)
 
 
 def test_a_record_that_the_disk_did_not_give_is_kept_though_its_pod_is_gone(files, tmp_path):

@@ -459,7 +459,7 @@ def waiting(scene, monkeypatch):
         stopped_at_boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
     )
     scene.node.paths.held.mkdir(parents=True)
-    scene.node.paths.held_sandbox(sandbox).write_bytes(heldrecord.encode(record))
+    scene.node.paths.held_sandbox(sandbox).write_bytes(heldrecord.CODEC.encode(record))
     scene.node.flows.held.load()
     return tables
 

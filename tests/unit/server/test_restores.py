@@ -270,7 +270,7 @@ async def held(node, monkeypatch):
     monkeypatch.setattr(neighbours, "loosen", loosen)
     node.paths.held.mkdir(parents=True)
     record = held_record(archive="/a.tar")
-    node.paths.held_sandbox(record.sandbox).write_bytes(heldrecord.encode(record))
+    node.paths.held_sandbox(record.sandbox).write_bytes(heldrecord.CODEC.encode(record))
     node.flows.held.committed(record)
     return record
 

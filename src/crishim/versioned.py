@@ -33,12 +33,12 @@ class Codec(Generic[_R]):
     Attributes:
         what: the record in words, for errors.
         version: what is written; it and all before are read.
-        read: makes a record of an object; raises for what is none.
+        read: makes a record of an object and its version; raises for what is none.
     """
 
     what: str
     version: int
-    read: Callable[[strictjson.Reader], _R]
+    read: Callable[[strictjson.Reader, int], _R]
 
     def encode(self, record: _R) -> bytes:
         """Return the text of a record."""
@@ -57,7 +57,7 @@ class Codec(Generic[_R]):
             if not 1 <= version <= self.version:
                 raise self._unknown(version)
             table: dict[str, Any] = {k: v for k, v in document.raw().items() if k != _VERSION}
-            return self.read(strictjson.Reader(table))
+            return self.read(strictjson.Reader(table), version)
         except UnknownVersion:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, CrishimError) as error:

@@ -1,5 +1,6 @@
 """A manifest, a restore plan and the record of a stopped container to test with."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from crishim.kernel.net.interface import Address, InterfaceState
 from crishim.losses import Kind, Loss
 from crishim.network.hold import HoldRecord
 from crishim.restore.plans import RestorePlan
-from crishim.sandbox.heldrecord import HeldRecord
+from crishim.sandbox.heldrecord import HeldContainer, HeldRecord
 from crishim.tools.runc import Runc
 from crishim.words import AddressMode, OnFailure, TcpMode
 
@@ -69,6 +70,9 @@ def plan() -> RestorePlan:
     )
 
 
+CONTAINER = frozenset(("id", "device", "runc", "kubelet", "state", "doubtful"))
+
+
 def held_record(*, archive: str, inode: int = 0, **changes: Any) -> HeldRecord:
     state = InterfaceState(
         name="eth0",
@@ -76,15 +80,19 @@ def held_record(*, archive: str, inode: int = 0, **changes: Any) -> HeldRecord:
         mtu_bytes=1500,
         addresses=(Address(address="10.0.0.2", prefix_bits=24),),
     )
-    return HeldRecord(
-        sandbox=sandbox_id("5a"),
-        container=container_id("c0"),
+    container = HeldContainer(
+        id=container_id("c0"),
         archive=archive,
         inode=inode,
-        netns="/run/netns/x",
         runc=Runc(binary="runc", root=Path("/run/runc"), systemd_cgroup=True),
-        frozen=True,
         kubelet=True,
+    )
+    own = {key: changes.pop(key) for key in CONTAINER if key in changes}
+    container = replace(container, **own)
+    return HeldRecord(
+        sandbox=sandbox_id("5a"),
+        containers=(container,),
+        netns="/run/netns/x",
         stopped_at_ns=7,
         interfaces=(state,),
         pod_hold=HoldRecord(netns="/run/netns/x", family="netdev", table="crishim_hold_1"),

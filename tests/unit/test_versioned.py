@@ -22,7 +22,7 @@ class Note:
     text: str
 
 
-CODEC = Codec(what="a note", version=2, read=lambda item: Note(item.text("text")))
+CODEC = Codec(what="a note", version=2, read=lambda item, _: Note(item.text("text")))
 
 STATE = InterfaceState(
     name="eth0",
@@ -85,9 +85,11 @@ def test_each_record_goes_there_and_back(codec, record):
 
 @RECORDS
 def test_each_record_of_before_is_read_and_a_later_one_refused(codec, record):
-    before = json.dumps(dataclasses.asdict(record), default=str).encode()
-    assert codec.decode(before) == record
-    later = json.dumps({**json.loads(before), "version": 9}).encode()
+    before = json.loads(codec.encode(record))
+    if codec.version == 1:  # what the first version of others was, their own tests have
+        del before["version"]
+    assert codec.decode(json.dumps(before).encode()) == record
+    later = json.dumps({**before, "version": 9}).encode()
     with pytest.raises(UnknownVersion):
         codec.decode(later)
 
@@ -96,11 +98,7 @@ def test_each_record_of_before_is_read_and_a_later_one_refused(codec, record):
 def test_no_field_is_guessed(codec, record):
     """Each one that was there from the beginning is asked for, and its type."""
     written = json.loads(codec.encode(record))
-    optional = {"version", "reservations", "device", "boot_id", "stopped_at_boot_ns", "doubtful"}
-    optional |= {"released", "losses"}
-    for key in written.keys() - (
-        optional - ({"reservations"} if codec is address.CODEC else set())
-    ):
+    for key in written.keys() - {"version", "released", "losses"}:
         for wrong in ({}, {key: [[]]}, {key: {"x": 1}}):
             rest = {k: v for k, v in written.items() if k != key}
             data = json.dumps({**rest, **wrong}).encode()

@@ -34,7 +34,7 @@ from crishim.restore.restore import Restorer
 from crishim.restore.restored import Restored
 from crishim.restore.revive import Reviver
 from crishim.sandbox.addresses import Sandboxes
-from crishim.sandbox.held import Held
+from crishim.sandbox.held import HeldSandboxes
 from crishim.server.api.service import CheckpointRestore
 from crishim.server.cri.containers import Containers
 from crishim.server.cri.execs import Execs
@@ -62,7 +62,7 @@ class Flows:
     pins: Pins
     locks: Locks
     restored: Restored
-    held: Held
+    held: HeldSandboxes
     needed: Needed
     sandboxes: Sandboxes
     dumper: Dumper
@@ -80,7 +80,7 @@ class _Shared:
     store: Store
     pins: Pins
     locks: Locks
-    held: Held
+    held: HeldSandboxes
     handovers: Handovers
     preparing: Preparing
     restored: Restored
@@ -128,7 +128,7 @@ def build_flows(config: Config, channel: grpc.aio.Channel) -> Flows:
 def _shared(config: Config, channel: grpc.aio.Channel, images: Images) -> _Shared:
     paths, network, locks = config.paths, config.network, Locks()
     cri, records = Cri(channel), Records(channel, namespace=config.containerd.namespace)
-    store, held, preparing = Store(paths), Held(paths, cri), Preparing()
+    store, held, preparing = Store(paths), HeldSandboxes(paths, cri), Preparing()
     keeps = Policy(unmanaged=network.keep_unmanaged, astray=network.keep_astray)
     return _Shared(
         cri=cri,

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from crishim.aio.shield import in_thread
 from crishim.doctor.finding import Finding, error, ok
-from crishim.network import strays
+from crishim.errors import Corrupt
+from crishim.network import address, strays
+from crishim.sandbox import heldrecord
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -59,11 +61,25 @@ def _is_named(hold: HoldRecord, records: bytes) -> bool:
 
 
 def _records(paths: Paths) -> tuple[bytes, bool]:
-    texts = [_read(path) for path in _in(paths.held)]
-    # One that has arrived needs no hold any more.
-    arriving = (_read(path) for path in _in(paths.sandboxes))
-    texts += [text for text in arriving if b'"released": true' not in text]
+    texts = [_stopped(_read(path)) for path in _in(paths.held)]
+    texts += [_arriving(_read(path)) for path in _in(paths.sandboxes)]
     return b"".join(texts), bool(_in(paths.dumps))
+
+
+def _stopped(text: bytes) -> bytes:
+    """Return what a record names, and the hold of the node, which follows from it."""
+    with contextlib.suppress(Corrupt):
+        if (node_hold := heldrecord.CODEC.decode(text).node_hold) is not None:
+            return text + node_hold.table.encode()
+    return text
+
+
+def _arriving(text: bytes) -> bytes:
+    """Return what a record names; one that has arrived needs no hold any more."""
+    with contextlib.suppress(Corrupt):
+        if address.CODEC.decode(text).released:
+            return b""
+    return text
 
 
 def _in(directory: Path) -> list[Path]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from crishim.flow.locks import Locks
     from crishim.network import keeping
     from crishim.paths import Paths
-    from crishim.sandbox.held import Held
+    from crishim.sandbox.held import HeldSandboxes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class DumpContext:
     paths: Paths
     cri: Cri
     locks: Locks
-    held: Held
+    held: HeldSandboxes
     refuse_needed: Callable[[Path], None]
     handovers: Handovers
     drain_timeout_s: float

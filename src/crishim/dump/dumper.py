@@ -138,18 +138,18 @@ class Dumper:
 
     def _refuse_stopped(self, source: Source) -> None:
         """Refuse a container that was stopped: thawing it would make a second live copy."""
-        if self.context.held.is_undecided(source.container.id):
+        if self.context.held.records.is_undecided(source.container.id):
             raise Unavailable(
                 f"container {source.container.id[:13]} stands frozen since an earlier checkpoint, "
                 "and is not in order yet",
                 hint="see the daemon's log, and try again",
             )
-        if record := self.context.held.of_container(source.container.id):
+        if stopped := self.context.held.records.of_container(source.container.id):
             raise Precondition(
                 f"container {source.container.id[:13]} was stopped by a checkpoint",
-                hint=f"its state is in {record.archive}",
+                hint=f"its state is in {stopped[1].archive}",
             )
-        if self.context.held.of_sandbox(source.sandbox.id):
+        if self.context.held.records.of_sandbox(source.sandbox.id):
             raise Precondition("another container of the pod was stopped by a checkpoint")
 
     async def _resolve(self, container: str, phases: Phases) -> Source:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from crishim.dump.workspace import Workspace
     from crishim.flow.handover import Handover
     from crishim.flow.phases import Phases
-    from crishim.sandbox.held import Held
+    from crishim.ids import ContainerId
+    from crishim.sandbox.held import HeldSandboxes
     from crishim.sandbox.heldrecord import HeldRecord
 
 _log = logging.getLogger(__name__)
@@ -41,15 +42,17 @@ class Ending:
     """How one source ends; `run` it by `shield.to_the_end`, once its archive is complete.
 
     Attributes:
-        record: on disk since before the pause.
+        container: the source.
+        record: on disk since before the pause; its sandbox's.
         handover: the restore that waits for the archive; None if none does.
         images: where that restore finds the page images as files; None if nowhere.
         rollback: the source's way back, which ends here.
     """
 
-    held: Held
+    held: HeldSandboxes
     writer: ArchiveWriter
     workspace: Workspace
+    container: ContainerId
     record: HeldRecord
     handover: Handover | None
     images: Path | None
@@ -76,8 +79,8 @@ class Ending:
             if doubt is not None and not restored:
                 await self._stay_frozen(doubt)
             # What a kubelet manages it would start again; it ends when the kubelet stops it.
-            if not self.record.kubelet:
-                await self.held.end(self.record.sandbox)
+            if not self.record.of(self.container).kubelet:
+                await self.held.end(self.container)
         if doubt is not None:
             raise doubt
         return size
@@ -112,13 +115,14 @@ class Ending:
 
     def _commit(self) -> None:
         self.rollback.committed = True
-        self.held.committed(self.record)
+        self.held.committed(self.record, self.container)
 
     async def _stay_unknown(self, error: Exception) -> None:
         if self.handover is not None:
-            await self.held.doubt(self.record.sandbox)  # it was not made durable yet
+            # It was not made durable yet.
+            await self.held.doubt(self.record.sandbox, self.container)
         raise Precondition(
-            f"container {self.record.container[:13]} stays frozen: nobody can tell whether "
+            f"container {self.container[:13]} stays frozen: nobody can tell whether "
             f"{self._archive} is there",
             details=str(error),
             hint="if it is, restore it; stopping the container ends it for good",
@@ -126,12 +130,12 @@ class Ending:
 
     async def _stay_frozen(self, doubt: CrishimError) -> None:
         try:
-            await self.held.doubt(self.record.sandbox)
+            await self.held.doubt(self.record.sandbox, self.container)
         except OSError as error:  # this daemon knows it all the same, and tries again
             self.workspace.left = True
             _log.error("cannot note that %s is not durable: %s", self._archive, error)
         raise Precondition(
-            f"container {self.record.container[:13]} stays frozen: {self._archive} is there and "
+            f"container {self.container[:13]} stays frozen: {self._archive} is there and "
             "could not be made durable",
             details=str(doubt),
             hint="restore it before the node is restarted; stopping the container ends it for good",

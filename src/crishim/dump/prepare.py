@@ -24,6 +24,7 @@ from crishim.dump.ownfiles import OwnFilesDump
 from crishim.dump.trail import Trail
 from crishim.errors import Precondition
 from crishim.kernel import process, procs
+from crishim.sandbox.heldrecord import HeldContainer
 from crishim.tools import criu
 
 if TYPE_CHECKING:
@@ -215,18 +216,14 @@ async def _announce(
     interfaces: tuple[InterfaceState, ...],
 ) -> HeldRecord:
     """Write down what `stop` is going to mean, while a durable write costs nobody a pause."""
-    held = parts.context.held
-    if held.of_sandbox(parts.source.sandbox.id):  # its record is not ours to replace or forget
+    held, sandbox = parts.context.held, parts.source.sandbox
+    if held.records.of_sandbox(sandbox.id):  # its record is not ours to replace or forget
         raise Precondition("a container of the pod was stopped by a checkpoint meanwhile")
     undo.push_async_callback(parts.rollback.forget)
     status = os.fstat(writer.fd)
-    record = await held.keep(
-        parts.source,
-        parts.connections.hold,
-        interfaces,
-        archive=writer.target,
-        inode=status.st_ino,
-        device=status.st_dev,
+    container = HeldContainer.of(
+        parts.source, archive=writer.target, inode=status.st_ino, device=status.st_dev
     )
+    record = await held.announce(sandbox, [container], parts.connections.hold, interfaces)
     parts.rollback.announced(record, writer)
     return record

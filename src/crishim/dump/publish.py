@@ -30,6 +30,7 @@ async def publish(packed: Packed) -> int:
         held=parts.context.held,
         writer=prepared.writer,
         workspace=parts.workspace,
+        container=parts.source.container.id,
         record=prepared.record,
         handover=parts.handover,
         images=packed.images,

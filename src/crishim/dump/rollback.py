@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from crishim.dump.freezer import Freezer
     from crishim.dump.guardian import Guardian
     from crishim.dump.workspace import Workspace
-    from crishim.sandbox.held import Held
+    from crishim.sandbox.held import HeldSandboxes
     from crishim.sandbox.heldrecord import HeldRecord
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Rollback:
         source: Source,
         *,
         ends: bool,
-        held: Held,
+        held: HeldSandboxes,
         workspace: Workspace,
         freezer: Freezer,
         connections: SourceConnections,
@@ -81,7 +81,7 @@ class Rollback:
     async def forget_for_good(self) -> None:
         """Make it durable that there is no record; by now nobody waits for the disk."""
         if self._ends and self.goes_on:
-            await self._held.forgotten_for_good()
+            await self._held.records.forgotten_for_good()
 
     async def dismiss(self, guardian: Guardian) -> None:
         """Let the guardian go; where we could not thaw the container, let it try."""

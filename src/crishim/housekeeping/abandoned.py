@@ -30,7 +30,7 @@ from crishim.restore.settle import StillAtWork, tools_ended
 if TYPE_CHECKING:
     from crishim.containerd.cri import Cri
     from crishim.paths import Paths
-    from crishim.sandbox.held import Held
+    from crishim.sandbox.held import HeldSandboxes
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.1
@@ -42,7 +42,7 @@ class Abandoned:
 
     paths: Paths
     cri: Cri
-    held: Held
+    held: HeldSandboxes
 
     def directories(self) -> list[Path]:
         """Return the work directories of dumps, abandoned or not.
@@ -77,7 +77,7 @@ class Abandoned:
             )
             if not await self._is_known(work.name):
                 return
-            if self.held.of_container(work.name) is None:
+            if self.held.records.of_container(work.name) is None:
                 await in_thread(dumpnotes.thaw_abandoned, work, lane=Lane.PAUSE)
             directory = await in_thread(dumpnotes.archive_directory, work)
             if directory is None or await self.sweep_partials(directory):
@@ -90,14 +90,14 @@ class Abandoned:
 
         Raises: Unavailable: the records of stopped containers cannot be read, so it may be one.
         """
-        if not self.held.loaded:
+        if not self.held.records.loaded:
             raise Unavailable("the records of stopped containers cannot be read")
-        record = self.held.of_container(container)
-        if record is not None:
-            await self.held.decide(record.sandbox)
-        elif self.held.unreadable:
-            return (await self.cri.container(container)).sandbox not in self.held.unreadable
-        return not self.held.is_undecided(container)
+        stopped = self.held.records.of_container(container)
+        if stopped is not None:
+            await self.held.decide(stopped[0].sandbox)
+        elif self.held.records.unreadable:
+            return (await self.cri.container(container)).sandbox not in self.held.records.unreadable
+        return not self.held.records.is_undecided(container)
 
     async def partials(self) -> None:
         """Remove half archives where most archives are."""
@@ -109,10 +109,10 @@ class Abandoned:
 
         One may be the only evidence of what became of a container: then all stay.
         """
-        if not self.held.loaded:
+        if not self.held.records.loaded:
             return False
-        undecided = [self.held.of_sandbox(sandbox) for sandbox in self.held.undecided]
-        if any(record and Path(record.archive).parent == directory for record in undecided):
+        undecided = (item for record in self.held.records.all() for item in record.undecided)
+        if any(Path(item.archive).parent == directory for item in undecided):
             return False
 
         def sweep() -> list[str]:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from crishim.errors import Busy, Corrupt, Precondition
 from crishim.kernel import files
 from crishim.restore import plans
-from crishim.sandbox.heldrecord import Standing, standing
+from crishim.sandbox.evidence import Standing, standing
+from crishim.sandbox.heldrecord import Waits
 
 if TYPE_CHECKING:
     from crishim.paths import Paths
     from crishim.restore.preparing import Preparing
-    from crishim.sandbox.held import Held
-    from crishim.sandbox.heldrecord import HeldRecord
+    from crishim.sandbox.held import HeldSandboxes
+    from crishim.sandbox.heldrecord import HeldContainer, HeldRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Needed:
     """The archives that the node's records and plans name, and those that are being read."""
 
     paths: Paths
-    held: Held
+    held: HeldSandboxes
     preparing: Preparing
 
     def refuse(self, archive: Path) -> None:
@@ -39,22 +40,22 @@ class Needed:
         Raises: Precondition: it is what is left of a stopped container, or nobody knows what the
             node's records and plans name. Busy: a container is to be restored from it.
         """
-        if record := self.stopped(archive):
+        if stopped := self.stopped(archive):
             raise Precondition(
-                f"{archive} is what is left of container {record.container[:13]}, which was "
+                f"{archive} is what is left of container {stopped[1].id[:13]}, which was "
                 "stopped by a checkpoint",
                 hint="write elsewhere, or restore it and remove the pod it was in first",
             )
         self.refuse_planned(archive)
         self._refuse_unread(archive)
 
-    def stopped(self, archive: Path) -> HeldRecord | None:
-        """Return the record of the stopped container whose checkpoint an archive is; blocks.
+    def stopped(self, archive: Path) -> tuple[HeldRecord, HeldContainer] | None:
+        """Return the stopped container whose checkpoint an archive is, and its record; blocks.
 
         Returns: of several the one of a container whose connections are not restored yet.
         """
-        found = (record for record in self.held.records() if _is_of(record, archive))
-        return min(found, key=lambda record: record.handed_over, default=None)
+        found = [pair for pair in self.held.records.containers() if _is_of(*pair, archive)]
+        return min(found, key=lambda pair: pair[0].waits is Waits.NO_MORE, default=None)
 
     def refuse_planned(self, archive: Path) -> None:
         """Refuse to take an archive away from a container that waits for its restore; blocks.
@@ -99,7 +100,7 @@ class Needed:
     def _refuse_unread(self, archive: Path) -> None:
         """Refuse while a record of a stopped container, which may name any archive, is unread."""
         try:
-            unread = self.held.unread()
+            unread = self.held.records.unread()
         except OSError as error:
             raise _unknown(archive, self.paths.held, error, cure="try again") from error
         if unread:
@@ -117,10 +118,11 @@ def _unknown(archive: Path, unread: Path, error: Exception | None, *, cure: str)
     return found
 
 
-def _is_of(record: HeldRecord, archive: Path) -> bool:
-    if files.same(Path(record.archive), archive):
+def _is_of(record: HeldRecord, container: HeldContainer, archive: Path) -> bool:
+    if files.same(Path(container.archive), archive):
         return True
     # It may have been moved; its old place is then empty, or somebody else's.
     with contextlib.suppress(OSError):
-        return archive.stat().st_ino == record.inode and standing(record) is not Standing.COMMITTED
+        if archive.stat().st_ino == container.inode:
+            return standing(container, boot_id=record.boot_id) is not Standing.COMMITTED
     return False

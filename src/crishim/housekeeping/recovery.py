@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from crishim.paths import Paths
     from crishim.restore.restore import Restorer
     from crishim.sandbox.addresses import Sandboxes
-    from crishim.sandbox.held import Held
+    from crishim.sandbox.held import HeldSandboxes
     from crishim.store.pins import Pins
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Recovery:
     paths: Paths
     cri: Cri
     records: Records
-    held: Held
+    held: HeldSandboxes
     sandboxes: Sandboxes
     restorer: Restorer
     pins: Pins
@@ -92,7 +92,7 @@ class Recovery:
     def _before_calls(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """Yield what must not happen later: whoever can call also writes, and holds pods."""
         yield "addresses of pods", self.sandboxes.load
-        yield "stopped containers", self.held.load
+        yield "stopped containers", self.held.records.load
         yield "neighbours of held pods", self._neighbours
         directories = [self.paths.held, self.paths.sandboxes]
         for several in (self.paths.restores, self.paths.restored):
@@ -103,13 +103,13 @@ class Recovery:
 
     def _neighbours(self) -> None:
         """Have the node ask again for pods that nobody holds; one may be held by what is unread."""
-        if self.held.loaded and not self.held.unreadable:
-            neighbours.sweep(keep=self.held.fixed())
+        if self.held.records.loaded and not self.held.records.unreadable:
+            neighbours.sweep(keep=self.held.records.fixed())
 
     def _left_behind(self) -> set[str]:
         """Return the ids of all containers and sandboxes that something is known of."""
-        ids: set[str] = {*self.held.sandboxes(), *self.sandboxes.sandboxes()}
-        ids |= {record.container for record in self.held.records()}
+        ids: set[str] = {*self.held.records.sandboxes(), *self.sandboxes.sandboxes()}
+        ids |= {item.id for _, item in self.held.records.containers()}
         with contextlib.suppress(OSError):  # whoever acts on them says so
             ids |= {work.name for work in self._abandoned.directories()}
         with contextlib.suppress(OSError):
@@ -138,9 +138,10 @@ class Recovery:
         await self._attempt(self._loaded(), "records on disk")
         works = self._works()
         with_files = {work.name for work in works}
-        without = [r.sandbox for r in self.held.records() if r.container not in with_files]
+        stopped = self.held.records.containers()
+        without = [record.sandbox for record, item in stopped if item.id not in with_files]
         await asyncio.gather(
-            *(self._decide(sandbox) for sandbox in without),
+            *(self._decide(sandbox) for sandbox in dict.fromkeys(without)),
             *(self._dump(work, wait_s=_TOOLS_S) for work in works),
         )
 
@@ -158,10 +159,10 @@ class Recovery:
         self._unsettled.update(await self._by_sandbox())
         self._may_go_on(self._expected - self._still_left())
         async with asyncio.TaskGroup() as group:
-            for sandbox in {*self.held.sandboxes(), *self._unsettled}:
+            for sandbox in {*self.held.records.sandboxes(), *self._unsettled}:
                 group.create_task(self._deal_with(sandbox))
             for work in works:
-                if self.held.of_container(work.name) is None:  # otherwise it is `_finish`'s
+                if self.held.records.of_container(work.name) is None:  # otherwise it is `_finish`'s
                     group.create_task(self._deal_with_dump(work))
             await self._until_done(self._strays, "holds without an owner")
             await self._until_done(self.pins.reconcile, "pinned images")
@@ -170,8 +171,8 @@ class Recovery:
 
     def _still_left(self) -> set[str]:
         """Return the ids of what `run` deals with; the others are in order by now."""
-        ids: set[str] = {*self.held.sandboxes(), *self._unsettled}
-        ids |= {record.container for record in self.held.records()}
+        ids: set[str] = {*self.held.records.sandboxes(), *self._unsettled}
+        ids |= {item.id for _, item in self.held.records.containers()}
         ids |= {work.name for work in self._abandoned.directories()}
         return ids | {path.name for paths in self._unsettled.values() for path in paths}
 
@@ -191,7 +192,8 @@ class Recovery:
     async def _dumps_again(self) -> None:
         await asyncio.gather(*(self._dump(work) for work in self._works()))
         # Its own dump ends a container, perhaps after a restore.
-        await asyncio.gather(*(self._finish(item) for item in self._idle(self.held.unended)))
+        unended = self._idle(self.held.records.unended)
+        await asyncio.gather(*(self._finish(item) for item in unended))
 
     def _works(self) -> list[Path]:
         """Return the directories of dumps that are none of ours; a tool's may be gone by now."""
@@ -237,7 +239,7 @@ class Recovery:
 
     async def _loaded(self) -> None:
         """Read records again that could not be read at the start, or their whole directory."""
-        for records in (self.sandboxes, self.held):
+        for records in (self.sandboxes, self.held.records):
             await in_thread(records.load_refused if records.loaded else records.load)
 
     async def _wrappers(self) -> None:
@@ -249,8 +251,8 @@ class Recovery:
         Returns: whether that was done, as far as anybody knows enough.
         """
         what = f"dump of container {work.name[:13]}"
-        record = self.held.of_container(work.name)
-        ids = {work.name} if record is None else {work.name, record.sandbox}
+        stopped = self.held.records.of_container(work.name)
+        ids = {work.name} if stopped is None else {work.name, stopped[0].sandbox}
 
         async def put_in_order() -> None:
             with self._waited_for(work, *ids):
@@ -274,17 +276,18 @@ class Recovery:
         self._may_go_on([sandbox])
 
     async def _finish(self, sandbox: SandboxId, *, wait_s: float = 0) -> None:
-        """Deal with a stopped container."""
-        record = next((r for r in self.held.records() if r.sandbox == sandbox), None)
-        if record is not None:
-            work = self.paths.dump(record.container)
+        """Deal with stopped containers."""
+        if (record := self.held.records.get(sandbox)) is None:
+            return
+        for item in record.containers:
+            work = self.paths.dump(item.id)
             # Its guardian may still be at it, or a CRIU.
             if await in_thread(os.path.lexists, work) and not await self._dump(work, wait_s=wait_s):
                 return
-            await self._decide(sandbox)
-            ending = to_the_end(self.held.finish(sandbox))
-            await self._attempt(ending, f"end of the stopped container of {sandbox[:13]}")
-            self._may_go_on([record.container])
+        await self._decide(sandbox)
+        ending = to_the_end(self.held.finish(sandbox))
+        await self._attempt(ending, f"end of the stopped container of {sandbox[:13]}")
+        self._may_go_on([item.id for item in record.containers])
 
     async def _by_sandbox(self) -> dict[SandboxId, list[Path]]:
         """Return the sandboxes with something of a restore, and its containers' directories."""
@@ -356,16 +359,18 @@ class Recovery:
 
         Raises: Unavailable: the records cannot be read, and each hold may have one.
         """
-        if not (self.held.loaded and self.sandboxes.loaded):
+        if not (self.held.records.loaded and self.sandboxes.loaded):
             raise Unavailable("the records of held pods cannot be read")
-        unread = [item for item in await self.cri.sandboxes() if item.id in self.held.unreadable]
+        unreadable = self.held.records.unreadable
+        unread = [item for item in await self.cri.sandboxes() if item.id in unreadable]
         pods = {(await self.cri.sandbox(SandboxId(item.id))).netns for item in unread}
-        nodes = {hold.NodeHold((), key=item[:12]).record.table for item in self.held.unreadable}
+        nodes = {hold.NodeHold((), key=item[:12]).record.table for item in unreadable}
 
         def owned(record: HoldRecord) -> bool:
             if record.table in nodes or record.netns in pods - {""}:
                 return True  # the container's record is damaged, and says not which are its own
-            return record.table in self.held.tables() or self.sandboxes.is_arriving(record.netns)
+            ours = record.table in self.held.connections.tables()
+            return ours or self.sandboxes.is_arriving(record.netns)
 
         await strays.sweep(self.cri, owned=owned)
         await address.sweep(keep=self.sandboxes.tables())

@@ -17,14 +17,15 @@ from crishim.aio.shield import in_thread
 from crishim.errors import InvalidRequest, Precondition, RuntimeRefused
 from crishim.ids import checkpoint_name
 from crishim.kernel import atomic
+from crishim.sandbox.heldrecord import Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from crishim.housekeeping.needed import Needed
     from crishim.ids import CheckpointName
-    from crishim.sandbox.held import Held
-    from crishim.sandbox.heldrecord import HeldRecord
+    from crishim.sandbox.held import HeldSandboxes
+    from crishim.sandbox.heldrecord import HeldContainer, HeldRecord
     from crishim.store.pins import Pins
     from crishim.store.store import Store
 
@@ -39,7 +40,7 @@ class Removal:
     store: Store
     needed: Needed
     pins: Pins
-    held: Held
+    held: HeldSandboxes
 
     async def remove(self, named: str, *, force: bool) -> None:
         """Remove one checkpoint, and the pin of its image if it was the last that needs it.
@@ -57,18 +58,19 @@ class Removal:
         if (record := await self._elsewhere(named)) is not None:
             if not force:
                 raise Precondition(
-                    f"connections to {', '.join(record.waiting)} wait for {record.archive}",
+                    f"connections to {', '.join(record.waiting)} wait for "
+                    f"{', '.join(item.archive for item in record.containers)}",
                     hint="restore it first, or let them go with --force; the archive stays",
                 )
-            await self.held.give_up(record.sandbox, "somebody asked for it")
+            await self.held.connections.give_up(record.sandbox, "somebody asked for it")
             return
         archive = await in_thread(self.store.find, self._name(named))
         await _needed(lambda: self.needed.refuse_planned(archive), named)
-        record = await _needed(lambda: self.needed.stopped(archive), named)
-        if record is not None and not record.handed_over:
+        stopped = await _needed(lambda: self.needed.stopped(archive), named)
+        if stopped is not None and stopped[0].waits is not Waits.NO_MORE:
             if not force:
-                raise _last_copy(record, named)
-            await self.held.give_up(record.sandbox, f"{named} was removed")
+                raise _last_copy(*stopped, named)
+            await self.held.connections.give_up(stopped[0].sandbox, f"{named} was removed")
         await in_thread(_unlink, archive)
         try:
             await self.pins.reconcile()
@@ -90,14 +92,14 @@ class Removal:
         """Return whose connections wait for an archive outside the store, or for an address."""
         path = Path(named)
         if path.is_absolute():
-            return None if self.store.name_of(path) else self.held.of_archive(path)
+            return None if self.store.name_of(path) else self.held.records.of_archive(path)
         try:
             address = str(ipaddress.ip_address(named))
         except ValueError:
             return None
         if await in_thread(self.store.has, named):
             return None
-        return self.held.of_addresses([address])
+        return self.held.records.of_addresses([address])
 
 
 async def _needed(look: Callable[[], _T], named: str) -> _T:
@@ -112,14 +114,14 @@ async def _needed(look: Callable[[], _T], named: str) -> _T:
         ) from error
 
 
-def _last_copy(record: HeldRecord, named: str) -> Precondition:
+def _last_copy(record: HeldRecord, container: HeldContainer, named: str) -> Precondition:
     if record.waiting:
         return Precondition(
             f"connections to {', '.join(record.waiting)} wait for the restore of {named}",
             hint="restore it first, or let them go with --force",
         )
     return Precondition(
-        f"{named} is what is left of container {record.container[:13]}, which was stopped by a "
+        f"{named} is what is left of container {container.id[:13]}, which was stopped by a "
         "checkpoint",
         hint="remove its pod first, or the checkpoint all the same with --force",
     )

@@ -82,7 +82,7 @@ class AddressRecord:
         return table_of(self.sandbox)
 
 
-def _read(item: Reader) -> AddressRecord:
+def _read(item: Reader, _: int) -> AddressRecord:
     return AddressRecord(
         sandbox=sandbox_id(item.text("sandbox")),
         netns=item.text("netns"),

@@ -68,7 +68,7 @@ class SourceHold:
     """Hold everything to and from a pod, or only the sockets of one container of it.
 
     Endings: `release` where the container goes on (after a resume, whatever happened before), or
-    `keep` once the dump has ended it and then `take_frames`.
+    `leave_namespace` once the dump has ended it and then `close_catching`.
     """
 
     def __init__(self, link: PodLink, *, lasting: bool) -> None:
@@ -161,7 +161,7 @@ class SourceHold:
             frames = without_repeats(link.tap.stop())
             return await link.outside.run(link.tap.send, frames)
 
-    async def keep(self) -> None:
+    async def leave_namespace(self) -> None:
         """Leave the pod's namespace, with the drop standing in it; go on catching.
 
         The namespace may end from now on. The drop ends with it, or by `remove`.
@@ -175,11 +175,11 @@ class SourceHold:
     def stop_catching(self) -> list[Frame]:
         """End catching and return what was caught, oldest first; the drop stays.
 
-        It is quick; `take_frames` is still needed, which closes everything.
+        It is quick; `close_catching` is still needed, which closes everything.
         """
         return self._link.tap.stop()
 
-    async def take_frames(self) -> list[Frame]:
+    async def close_catching(self) -> list[Frame]:
         """End catching and return what was caught, oldest first; the drop stays."""
         frames = self._link.tap.stop()
         await asyncio.shield(self._link.close())

@@ -110,7 +110,7 @@ def read(directory: Path) -> RestorePlan | None:
         raise
 
 
-def _read(item: strictjson.Reader) -> RestorePlan:
+def _read(item: strictjson.Reader, _: int) -> RestorePlan:
     return RestorePlan(
         sandbox=item.text("sandbox"),
         archive=item.text("archive"),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from crishim.network.address import AddressRecord
     from crishim.network.cni import SandboxNetwork
     from crishim.paths import Paths
-    from crishim.sandbox.held import Held
+    from crishim.sandbox.held import HeldSandboxes
 
 _log = logging.getLogger(__name__)
 _READY = 0
@@ -57,7 +57,7 @@ class Arrival:
     def __init__(
         self,
         sandboxes: Sandboxes,
-        held: Held,
+        held: HeldSandboxes,
         hold: TargetHold,
         *,
         plan: AddressRecord,
@@ -87,7 +87,7 @@ class Arrival:
         await self._hold.announce(self._plan.preserved)
         if self._source is not None:
             self._lifted = True
-            await self._held.lift_node_hold(self._source)
+            await self._held.connections.lift_node_hold(self._source)
 
     async def seal(self) -> None:
         """Let nothing of the pod out any more, because its restore is going to be undone."""
@@ -103,11 +103,12 @@ class Arrival:
         if self._over or not self._begun:
             return
         self._over = True
-        earlier = self._held.stop_catching(self._source) if self._source is not None else []
+        connections, source = self._held.connections, self._source
+        earlier = connections.stop_catching(source) if source is not None else []
         await _tried(self._hold.release(self._plan.preserved, earlier=earlier))
         await _tried(self._sandboxes.released(self._plan.sandbox))
         if self._source is not None:
-            await _tried(self._held.hand_over(self._source))
+            await _tried(self._held.connections.hand_over(self._source))
 
     async def leave(self) -> None:
         """Leave everything as it is: whether the sockets are there is not known yet.
@@ -129,13 +130,13 @@ class Arrival:
             return
         self._over = True
         if self._source is not None and self._lifted:
-            await _tried(self._held.restore_node_hold(self._source))
+            await _tried(self._held.connections.restore_node_hold(self._source))
         if await _tried(self._sandboxes.taken_back(self._plan, begun=self._begun)):
             await _tried(self._hold.abandon())
         else:
             await _tried(self._hold.leave())
         if self._source is not None and self._begun:
-            await _tried(self._held.keep_again(self._source))
+            await _tried(self._held.connections.keep_again(self._source))
 
 
 async def _tried(step: Awaitable[object]) -> bool:
@@ -162,7 +163,7 @@ class Sandboxes:
         *,
         cri: Cri,
         paths: Paths,
-        held: Held,
+        held: HeldSandboxes,
         recovered: Recovered,
         disable_mptcp: bool,
         keeps: keeping.Policy,
@@ -211,7 +212,7 @@ class Sandboxes:
         On failure: everything is as before.
         """
         for state in states:
-            if source := self._held.of_addresses(state.global_addresses):
+            if source := self._held.records.of_addresses(state.global_addresses):
                 await self._recovered.wait(source.sandbox)
         async with self._arriving:
             arrival = await self._expect(sandbox, states, by_pod=by_pod)
@@ -233,10 +234,10 @@ class Sandboxes:
         Args: source: its sandbox, whose connections will be held by `begin`.
         Returns, Raises: as `arrive`. Precondition: the source was stopped already.
         """
-        if stopped := self._held.of_sandbox(source):
+        if stopped := self._held.records.of_sandbox(source):
             raise Precondition(
                 "the source was stopped by a checkpoint already",
-                hint=f"restore {stopped.archive}",
+                hint=f"restore {stopped.containers[0].archive}",
             )
         async with self._arriving:
             return await self._expect(sandbox, states, source)
@@ -249,7 +250,7 @@ class Sandboxes:
         *,
         by_pod: bool = False,
     ) -> Arrival | None:
-        if self._held.of_sandbox(sandbox):
+        if self._held.records.of_sandbox(sandbox):
             raise Precondition(
                 "the pod's own container was stopped by a checkpoint, and the pod is cut off",
                 hint="restore into a new pod",
@@ -260,7 +261,7 @@ class Sandboxes:
         target = await self._cri.sandbox(sandbox)
         if target.host_network:
             raise Unsupported("a pod on the host's network cannot keep an address of its own")
-        if source is None and (found := self._held.of_addresses(state.global_addresses)):
+        if source is None and (found := self._held.records.of_addresses(state.global_addresses)):
             source = found.sandbox
         self._refuse_taken(state, source)
         network = await in_thread(cni.sandbox_network, sandbox)
@@ -330,7 +331,7 @@ class Sandboxes:
             if await in_thread(reservation.is_of, network.reservations, wanted, source):
                 return
         others = await self._addresses({sandbox, source})
-        silent = source is None or self._held.of_sandbox(source) is not None
+        silent = source is None or self._held.records.of_sandbox(source) is not None
         await address.check(state, others, link=hold.link, ask_network=silent)
 
     async def _addresses(
@@ -353,7 +354,7 @@ class Sandboxes:
         is left over is remembered, and `sweep` tries again. So is an address that is `in_doubt`:
         nobody knows whether its processes run.
         """
-        if sandbox in self._held.sandboxes():
+        if sandbox in self._held.records.sandboxes():
             await _tried(self._held.sandbox_stops(SandboxId(sandbox)))
         record = self._records.get(SandboxId(sandbox))
         if record is not None and record.released:
@@ -406,15 +407,15 @@ class Sandboxes:
 
     async def _take_back(self, record: AddressRecord) -> None:
         """Finish an undo: as `Arrival.undo`, with nothing left of the hold but its table."""
-        source = self._held.of_addresses(record.preserved.global_addresses)
+        source = self._held.records.of_addresses(record.preserved.global_addresses)
         if source is not None:
-            await self._held.restore_node_hold(source.sandbox)
+            await self._held.connections.restore_node_hold(source.sandbox)
         await end_closed(record.netns, record.preserved.global_addresses)
         await address.put_back(record)
         await self._remove_holds(record)
         self.forget(record.sandbox)
         if source is not None:
-            await self._held.keep_again(source.sandbox)
+            await self._held.connections.keep_again(source.sandbox)
         else:
             await neighbours.loosen(record.preserved.global_addresses)
 
@@ -422,15 +423,15 @@ class Sandboxes:
         """Remove the holds in a sandbox but that of a container that was stopped in it since."""
         with contextlib.suppress(NotFound):
             for found in await standing(record.netns):
-                if found.table not in self._held.tables():
+                if found.table not in self._held.connections.tables():
                     await remove(found)
 
     async def _hand_over(self, record: AddressRecord) -> None:
-        if record.sandbox in self._held.sandboxes():
+        if record.sandbox in self._held.records.sandboxes():
             return  # its own container was stopped since: the address may have gone on from here
-        source = self._held.of_addresses(record.preserved.global_addresses)
+        source = self._held.records.of_addresses(record.preserved.global_addresses)
         if source is not None and source.sandbox != record.sandbox:
-            await self._held.hand_over(source.sandbox)
+            await self._held.connections.hand_over(source.sandbox)
 
     async def _put_back(self, record: AddressRecord) -> None:
         await address.put_back(record)

@@ -10,29 +10,29 @@ from crishim.kernel import cgroup
 from crishim.tools import runc as runcs
 
 if TYPE_CHECKING:
-    from crishim.sandbox.heldrecord import HeldRecord
+    from crishim.sandbox.heldrecord import HeldContainer
 
 
-def run(record: HeldRecord) -> bool:
+def run(container: HeldContainer) -> bool:
     """Return whether they run; False where they are frozen or gone.
 
     Raises: Corrupt, OSError: nobody knows; as do `thaw` and `kill`, which have done nothing then.
     """
     with contextlib.suppress(NotFound, FileNotFoundError):
-        freezer = runcs.cgroup_of(record.runc, record.container)
+        freezer = runcs.cgroup_of(container.runc, container.id)
         return not cgroup.is_frozen(freezer) and bool(cgroup.processes(freezer))
     return False
 
 
-def thaw(record: HeldRecord) -> None:
+def thaw(container: HeldContainer) -> None:
     """Let them go on; nothing to do where runc knows them not."""
     with contextlib.suppress(NotFound):
-        cgroup.thaw(runcs.cgroup_of(record.runc, record.container))
+        cgroup.thaw(runcs.cgroup_of(container.runc, container.id))
 
 
-def kill(record: HeldRecord) -> None:
+def kill(container: HeldContainer) -> None:
     """End frozen ones: killed first, thawed then; nothing to do where runc knows them not."""
     with contextlib.suppress(NotFound):
-        freezer = runcs.cgroup_of(record.runc, record.container)
+        freezer = runcs.cgroup_of(container.runc, container.id)
         cgroup.kill(freezer)
         cgroup.thaw(freezer)

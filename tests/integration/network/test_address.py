@@ -79,11 +79,11 @@ async def test_a_connection_moves_to_a_new_pod(network, make_pod, version, tmp_p
             talk.freeze()
             await held.close()
             connection = talk.dump()
-            await held.keep()
+            await held.leave_namespace()
             await address.apply(record, target.link)
             await asyncio.sleep(0.4)
             talk.restore(new, connection)
-            frames = await held.take_frames()
+            frames = await held.close_catching()
             await target.release(record.preserved, earlier=frames)
             await talk.answered(100)
             gap_s = talk.longest_gap_s
@@ -105,7 +105,7 @@ async def test_the_old_pod_may_be_gone_meanwhile(network, version, tmp_path):
             talk.freeze()
             await held.close()
             connection = talk.dump()
-            await held.keep()
+            await held.leave_namespace()
             await node.close()
             network.remove(source)
             await asyncio.sleep(0.5)
@@ -115,7 +115,7 @@ async def test_the_old_pod_may_be_gone_meanwhile(network, version, tmp_path):
             await address.apply(record, target.link)
             await hold.remove(node.record)
             talk.restore(new, connection)
-            await target.release(record.preserved, earlier=await held.take_frames())
+            await target.release(record.preserved, earlier=await held.close_catching())
             await talk.answered(100)
     assert resets.seen == []
     assert resets.frames > 100

@@ -67,7 +67,7 @@ async def test_a_passing_hold_ends_with_its_maker(network):
     held = await hold.SourceHold.prepare(pod.path, lasting=False)
     await held.close()
     standing = tables(pod.path)
-    await held.take_frames()
+    await held.close_catching()
     assert standing == [held.record.table]
     assert tables(pod.path) == []
 
@@ -76,8 +76,8 @@ async def test_a_lasting_hold_stays_until_it_is_removed(network):
     pod = network.pod(2)
     held = await hold.SourceHold.prepare(pod.path, lasting=True)
     await held.close()
-    await held.keep()
-    await held.take_frames()
+    await held.leave_namespace()
+    await held.close_catching()
     record = hold.HoldRecord(**held.record.to_json())
     assert tables(pod.path) == [record.table]
     assert await hold.standing(pod.path) == [record]
@@ -119,7 +119,7 @@ async def test_a_namespace_that_cannot_be_entered_is_not_taken_for_gone(network,
     pod = network.pod(2)
     held = await hold.SourceHold.prepare(pod.path, lasting=True)
     await held.close()
-    await held.take_frames()
+    await held.close_catching()
     opened = os.open
 
     def too_many(path, *arguments):

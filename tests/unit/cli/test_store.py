@@ -25,7 +25,8 @@ from crishim.paths import Paths
 from crishim.restore import plans
 from crishim.restore.preparing import Preparing
 from crishim.sandbox import heldrecord
-from crishim.sandbox.held import Held
+from crishim.sandbox.held import HeldSandboxes
+from crishim.sandbox.heldrecord import Waits
 from crishim.server.api.service import CheckpointRestore
 from crishim.server.calls import Calls
 from crishim.server.guard import Guard
@@ -66,7 +67,7 @@ class Node:
         self.store = Store(self.paths)
         self.images = FakeImages()
         self.pins = Pins(self.images, self.store)
-        self.held = Held(self.paths, None)
+        self.held = HeldSandboxes(self.paths, None)
         self.socket = directory / "s.sock"
         self._capsys = capsys
 
@@ -275,7 +276,7 @@ async def test_rm_refuses_while_connections_wait_for_it(node):
     record = held_record(archive=str(archive))
     node.paths.held.mkdir(parents=True)
     node.paths.held_sandbox(record.sandbox).write_bytes(heldrecord.CODEC.encode(record))
-    node.held.load()
+    node.held.records.load()
     status, out, err = await node.run("rm", "first")
     assert (status, out) == (1, "")
     assert "connections to 10.0.0.2 wait for the restore of first" in err
@@ -284,13 +285,14 @@ async def test_rm_refuses_while_connections_wait_for_it(node):
     status, out, _ = await node.run("rm", "--force", "first")
     assert (status, out) == (0, "first\n")
     assert not archive.exists()
-    assert node.held.of_addresses(["10.0.0.2"]) is None
+    assert node.held.records.of_addresses(["10.0.0.2"]) is None
 
 
 async def test_rm_waits_a_moment_only_for_the_disk_of_another_archive(node, monkeypatch):
     """A stopped container's archive is on a dead NFS server: it may be this one, or not."""
     archive, answer = node.add("first"), threading.Event()
-    node.held.committed(held_record(archive="/dead/a.tar"))
+    record = held_record(archive="/dead/a.tar")
+    node.held.committed(record, record.containers[0].id)
 
     def samefile(*_):
         answer.wait()
@@ -313,11 +315,12 @@ async def test_rm_refuses_what_is_left_of_a_container_for_which_nothing_waits(no
     """Of a pod on the node's network, for instance; the container is still frozen."""
     archive = node.add("first")
     record = held_record(archive=str(archive))
-    restored = dataclasses.replace(record, sandbox="6b", handed_over=True)  # an earlier one
-    node.held.committed(restored)
+    restored = dataclasses.replace(record, sandbox="6b", waits=Waits.NO_MORE)  # an earlier one
+    node.held.committed(restored, restored.containers[0].id)
     assert (await node.run("rm", "first"))[0] == 0
     node.add("first")
-    node.held.committed(dataclasses.replace(record, interfaces=()))
+    record = dataclasses.replace(record, interfaces=())
+    node.held.committed(record, record.containers[0].id)
     status, out, err = await node.run("rm", "first")
     assert (status, out) == (1, "")
     assert "first is what is left of container" in err
@@ -343,7 +346,7 @@ def waits_elsewhere(node, tmp_path, monkeypatch):
     )
     node.paths.held.mkdir(parents=True)
     node.paths.held_sandbox(record.sandbox).write_bytes(heldrecord.CODEC.encode(record))
-    node.held.load()
+    node.held.records.load()
     return archive
 
 
@@ -369,7 +372,7 @@ async def test_rm_lets_go_of_what_waits_elsewhere_and_leaves_the_archive(node, w
     assert "--force" in err
     status, out, _ = await node.run("rm", "--force", named)
     assert (status, out) == (0, f"{named}\n")
-    assert node.held.of_addresses(["10.0.0.2"]) is None
+    assert node.held.records.of_addresses(["10.0.0.2"]) is None
     assert waits_elsewhere.exists()
     assert (await node.run("list", "--waiting"))[1] == ""
 
@@ -379,7 +382,7 @@ async def test_a_checkpoint_that_is_called_like_an_address_is_removed(node, wait
     status, _, _ = await node.run("rm", "--force", "10.0.0.2")
     assert status == 0
     assert not path.exists()
-    assert node.held.of_addresses(["10.0.0.2"]) is not None
+    assert node.held.records.of_addresses(["10.0.0.2"]) is not None
 
 
 async def test_rm_refuses_while_a_container_waits_for_it(node):

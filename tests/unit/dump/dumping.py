@@ -38,7 +38,7 @@ from crishim.network.hold import HoldRecord
 from crishim.network.keeping import Policy
 from crishim.paths import Paths
 from crishim.restore.preparing import Preparing
-from crishim.sandbox.held import Held
+from crishim.sandbox.held import HeldSandboxes
 from crishim.tools import criu
 from crishim.tools import runc as runcs
 from tests.unit.criu_samples import FILES, PSTREE, image
@@ -127,7 +127,7 @@ class FakeHold:
         await asyncio.sleep(0)
         self._node.holds.discard(self)
 
-    async def keep(self) -> None:
+    async def leave_namespace(self) -> None:
         await asyncio.sleep(0)
 
     def share(self, _: object) -> None:
@@ -355,7 +355,7 @@ class Scene:
         self.node = node
         self.cri = FakeCri(node)
         self.locks = Locks()
-        self.held = Held(node.paths, self.cri)
+        self.held = HeldSandboxes(node.paths, self.cri)
         self.handovers = Handovers()
         self.restored = ""
 
@@ -408,7 +408,7 @@ class Scene:
         """
         node = self.node
         files = os.listdir(node.target.parent)
-        record = self.held.of_sandbox(SANDBOX)
+        record = self.held.records.of_sandbox(SANDBOX)
         on_disk = list(node.paths.held.glob("*"))
         assert list(node.paths.dumps.glob("*")) == []
         assert not node.guarded

@@ -27,8 +27,9 @@ from crishim.flow.phases import Phases
 from crishim.flow.turns import Turns
 from crishim.housekeeping.abandoned import Abandoned
 from crishim.kernel import atomic, cgroup
-from crishim.sandbox.held import Held
-from crishim.sandbox.heldrecord import NotDurable
+from crishim.sandbox.evidence import NotDurable
+from crishim.sandbox.held import HeldSandboxes
+from crishim.sandbox.heldrecord import HeldContainer
 from tests.unit.dump.dumping import ID, SANDBOX, Node, Scene, Stepping, bulk_work_ends, new_loop
 
 STOP = {"stop": True}
@@ -307,14 +308,14 @@ def test_a_container_that_nobody_could_thaw_is_thawed_later(
         scene, error = dump(node, **options)
     assert isinstance(error, NoSpace if late else ToolFailed)
     assert node.alive and node.frozen and not node.held
-    assert scene.held.is_undecided(ID) == bool(options)
+    assert scene.held.records.is_undecided(ID) == bool(options)
     assert not list(node.target.parent.iterdir())
     if daemon == "the next one":
         scene = Scene(node)
 
     async def recover(_):
         if daemon == "the next one":
-            scene.held.load()
+            scene.held.records.load()
         abandoned = Abandoned(paths=node.paths, cri=scene.cri, held=scene.held)
         for work in abandoned.directories():
             await abandoned.put_in_order(work, wait_s=0)
@@ -345,7 +346,7 @@ def test_somebody_moves_the_half_archive(node, restore, tmp_path):
     assert isinstance(error, Precondition)
     assert "stays frozen: nobody can tell whether" in str(error)
     assert node.alive and node.frozen and node.held
-    assert scene.held.of_sandbox(SANDBOX) is not None
+    assert scene.held.records.of_sandbox(SANDBOX) is not None
     assert (tmp_path / "moved").exists() and not scene.restored
     assert not node.guarded
 
@@ -363,7 +364,7 @@ def test_an_archive_that_cannot_be_made_durable_ends_nothing(node, monkeypatch, 
     scene, error = dump(node, restore=restore, stop=True)
     assert "stays frozen" in str(error) and "could not be made durable" in str(error)
     assert scene.verdict() == "frozen"
-    assert scene.held.of_sandbox(SANDBOX).doubtful
+    assert scene.held.records.of_sandbox(SANDBOX).containers[0].doubtful
 
 
 def test_nor_does_the_next_daemon(node, monkeypatch):
@@ -371,7 +372,7 @@ def test_nor_does_the_next_daemon(node, monkeypatch):
     dump(node, stop=True)
 
     async def recover(scene):
-        scene.held.load()
+        scene.held.records.load()
         await scene.held.decide(SANDBOX)
         await scene.held.finish(SANDBOX)
 
@@ -380,7 +381,7 @@ def test_nor_does_the_next_daemon(node, monkeypatch):
 
 def next_daemon(node):
     async def recover(scene):
-        scene.held.load()
+        scene.held.records.load()
         abandoned = Abandoned(paths=node.paths, cri=scene.cri, held=scene.held)
         for _ in range(2):  # its start, and what it tends to later
             with contextlib.suppress(OSError):
@@ -398,53 +399,53 @@ def test_nor_does_the_next_daemon_where_this_one_dies_before_it_notes_the_doubt(
 ):
     """A second fsync succeeds, whatever the first one has lost."""
 
-    async def die(_, __):
+    async def die(*_):
         shutil.copytree(node.paths.dumps, tmp_path / "as it was")
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as broken:
         settle_fails(broken)
-        broken.setattr(Held, "doubt", die)
+        broken.setattr(HeldSandboxes, "doubt", die)
         dump(node, restore=restore, stop=True)
     shutil.rmtree(node.paths.dumps)
     shutil.copytree(tmp_path / "as it was", node.paths.dumps)
     scene = next_daemon(node)
     assert scene.verdict() == "frozen"
-    assert scene.held.of_sandbox(SANDBOX).doubtful
+    assert scene.held.records.of_sandbox(SANDBOX).containers[0].doubtful
 
 
 def test_a_doubt_that_cannot_be_noted_is_not_lost(node, monkeypatch):
     """The record takes it once the disk does."""
 
-    async def refuse(_, __):
+    async def refuse(*_):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     with monkeypatch.context() as broken:
         settle_fails(broken)
-        broken.setattr(Held, "doubt", refuse)
+        broken.setattr(HeldSandboxes, "doubt", refuse)
         dump(node, stop=True)
-        assert not next_daemon(node).held.of_sandbox(SANDBOX).doubtful
+        assert not next_daemon(node).held.records.of_sandbox(SANDBOX).containers[0].doubtful
         assert node.alive and node.frozen
     assert next_daemon(node).verdict() == "frozen"
-    assert next_daemon(node).held.of_sandbox(SANDBOX).doubtful
+    assert next_daemon(node).held.records.of_sandbox(SANDBOX).containers[0].doubtful
 
 
 def test_an_fsync_that_fails_after_nobody_waits_for_it_ends_nothing(node, monkeypatch):
     """It alone knows that something was lost: the next one would succeed."""
     with monkeypatch.context() as broken:
         settle_fails(broken)
-        broken.setattr(Held, "doubt", lambda *_: asyncio.sleep(0))
+        broken.setattr(HeldSandboxes, "doubt", lambda *_: asyncio.sleep(0))
         dump(node, stop=True)
     answer, asked = threading.Event(), []
 
-    def make_durable(record):
-        asked.append(record)
+    def make_durable(container, **_):
+        asked.append(container)
         if len(asked) == 1:
             answer.wait()
-            raise NotDurable(errno.EIO, os.strerror(errno.EIO), record.archive)
+            raise NotDurable(errno.EIO, os.strerror(errno.EIO), container.archive)
 
     async def recover(scene):
-        scene.held.load()
+        scene.held.records.load()
         await scene.held.decide(SANDBOX)
         with pytest.raises(TimeoutError):
             await scene.held.finish(SANDBOX)
@@ -453,9 +454,9 @@ def test_an_fsync_that_fails_after_nobody_waits_for_it_ends_nothing(node, monkey
             await scene.held.decide(SANDBOX)
             with contextlib.suppress(TimeoutError, NotDurable):
                 await scene.held.finish(SANDBOX)
-        assert scene.held.of_sandbox(SANDBOX).doubtful
+        assert scene.held.records.of_sandbox(SANDBOX).containers[0].doubtful
 
-    monkeypatch.setattr("crishim.sandbox.heldrecord.make_durable", make_durable)
+    monkeypatch.setattr("crishim.sandbox.evidence.make_durable", make_durable)
     monkeypatch.setattr("crishim.aio.patience.PATIENCE_S", 0.05)
     play(node, recover)
     assert node.alive and node.frozen and len(asked) == 1
@@ -484,7 +485,7 @@ def test_the_next_daemon_makes_an_archive_durable_before_its_source_ends(
     """The daemon was killed right after the archive got its name."""
     with monkeypatch.context() as broken:
         settle_fails(broken)
-        broken.setattr("crishim.sandbox.held.Held.doubt", lambda *_: asyncio.sleep(0))
+        broken.setattr("crishim.sandbox.held.HeldSandboxes.doubt", lambda *_: asyncio.sleep(0))
         dump(node, stop=True)
     synced, fsync = [], os.fsync
     names = {str(node.target): "archive", str(node.target.parent): "directory"}
@@ -516,15 +517,17 @@ def test_what_the_next_daemon_makes_of_an_archive_that_is_nowhere(node, monkeypa
         await asyncio.sleep(0)
 
     async def recover(scene):
-        await scene.held.keep(node.source(), None, (), archive=node.target, inode=1)
+        source = node.source()
+        container = HeldContainer.of(source, archive=node.target, inode=1)
+        await scene.held.announce(source.sandbox, [container], None, ())
         work = node.paths.dump(ID)
         work.mkdir(parents=True, exist_ok=True)
         if half:
             (work / "half").touch()
         later = Scene(node).held
-        later.load()
+        later.records.load()
         await later.decide(SANDBOX)
-        assert bool(later.of_sandbox(SANDBOX)) == (not half)
+        assert bool(later.records.of_sandbox(SANDBOX)) == (not half)
 
     monkeypatch.setattr("crishim.network.neighbours.loosen", loosen)
     (node.freezer / "freezer.state").write_text("FROZEN")
@@ -559,7 +562,7 @@ def test_an_output_that_is_there(node, options):
     scene, error = dump(node, **options)
     assert isinstance(error, AlreadyExists)
     assert node.target.read_bytes() == b"the only copy of another container"
-    assert not node.frozen and scene.held.of_sandbox(SANDBOX) is None
+    assert not node.frozen and scene.held.records.of_sandbox(SANDBOX) is None
     node.target.write_bytes(b"nobody needs it")
     scene, error = dump(node, replace=True, **options)
     assert error is None
@@ -699,7 +702,7 @@ def test_the_record_of_a_stopped_container_is_not_replaced(node):
         with pytest.raises(Precondition):
             await scene.dump(stop=True)
         assert [path.read_bytes() for path in node.paths.held.iterdir()] == before
-        assert scene.held.of_sandbox(SANDBOX) is not None and node.frozen
+        assert scene.held.records.of_sandbox(SANDBOX) is not None and node.frozen
 
     node.kubelet = True
     play(node, act)

@@ -13,7 +13,8 @@ from crishim.ids import sandbox_id
 from crishim.paths import Paths
 from crishim.restore import plans
 from crishim.restore.preparing import Preparing
-from crishim.sandbox.held import Held
+from crishim.sandbox.held import HeldSandboxes
+from crishim.sandbox.heldrecord import Waits
 from tests.unit.samples import held_record, plan
 
 
@@ -24,7 +25,7 @@ def paths(tmp_path):
 
 @pytest.fixture
 def held(paths):
-    return Held(paths, cri=None)
+    return HeldSandboxes(paths, cri=None)
 
 
 @pytest.fixture
@@ -40,8 +41,8 @@ def archive(tmp_path):
 
 
 def stop(held, archive) -> None:
-    record = held_record(archive=str(archive))
-    held.committed(dataclasses.replace(record, inode=archive.stat().st_ino))
+    record = held_record(archive=str(archive), inode=archive.stat().st_ino)
+    held.committed(record, record.containers[0].id)
 
 
 def test_an_archive_that_nobody_names(needed, archive):
@@ -52,8 +53,9 @@ def test_an_archive_that_nobody_names(needed, archive):
 def test_what_is_left_of_a_stopped_container(needed, held, archive, tmp_path, handed_over):
     """By its path, through a link, by a second name, and where it was moved to."""
     stop(held, archive)
-    record = held.of_sandbox(sandbox_id("5a"))
-    held.committed(dataclasses.replace(record, handed_over=handed_over))
+    record = held.records.of_sandbox(sandbox_id("5a"))
+    if handed_over:
+        held.records.put(dataclasses.replace(record, waits=Waits.NO_MORE))
     (tmp_path / "link").symlink_to(archive)
     (tmp_path / "second").hardlink_to(archive)
     for name in ("a.tar", "link", "second"):
@@ -127,8 +129,8 @@ def test_a_record_that_cannot_be_read_may_name_any_archive(needed, held, paths, 
         record.mkdir()
         left = record
     (paths.held / "5b.txt").write_text("no record")
-    held.load()
-    held._files.keep_unreadable(live=())
+    held.records.load()
+    held.records._files.keep_unreadable(live=())
     with pytest.raises(Precondition, match=f"is still needed: {left} cannot be read") as refused:
         needed.refuse(archive)
     assert "keep the archive that it names" in refused.value.hint
@@ -142,10 +144,10 @@ def test_records_that_nobody_could_list(needed, held, paths, archive, monkeypatc
         refuse = PermissionError("held")
         broken.setattr(os, "listdir", lambda _: (_ for _ in ()).throw(refuse))
         with pytest.raises(PermissionError):
-            held.load()
+            held.records.load()
     with pytest.raises(Precondition, match=f"{paths.held} cannot be read"):
         needed.refuse(archive)
-    held.load()
+    held.records.load()
     needed.refuse(archive)
 
 
@@ -154,7 +156,7 @@ def test_a_new_name_is_nobodys(held, paths, planned, tmp_path):
     held_file = paths.held / "5a.json"
     held_file.parent.mkdir(parents=True)
     held_file.write_text("{")
-    held.load()
+    held.records.load()
     replace = functools.partial(
         Needed(paths=paths, held=held, preparing=Preparing()).refuse, tmp_path / "new.tar"
     )

@@ -22,12 +22,12 @@ from crishim.kernel import mounts, tree
 from crishim.network import hold, neighbours
 from crishim.network.keeping import Policy
 from crishim.paths import Paths
-from crishim.sandbox import heldrecord
+from crishim.sandbox import evidence
 from crishim.sandbox.addresses import Sandboxes
-from crishim.sandbox.held import Held
-from crishim.sandbox.heldrecord import CODEC, this_boot
+from crishim.sandbox.held import HeldSandboxes
+from crishim.sandbox.heldrecord import CODEC, HeldState, Waits, this_boot
 from crishim.tools.runc import Runc
-from tests.unit.samples import held_record, plan
+from tests.unit.samples import CONTAINER, held_record, plan
 
 pytestmark = pytest.mark.usefixtures("kernel")
 
@@ -67,7 +67,7 @@ class Node:
     def again(self):
         """Make the daemon anew, as its next start does."""
         self.locks = Locks()
-        self.held = Held(self.paths, None)
+        self.held = HeldSandboxes(self.paths, None)
         self.sandboxes = Sandboxes(
             cri=None,
             paths=self.paths,
@@ -106,13 +106,14 @@ class Node:
         cgroup = str(self.path / f"cgroup-{container}")
         now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         (runc / "state.json").write_text(json.dumps({"cgroup_paths": {"": cgroup}}))
-        record = replace(
-            held_record(archive=str(self.path / "a.tar")), container=container,
-            pod_hold=hold.HoldRecord(netns="/nowhere", family="netdev", table="crishim_hold_1"),
-            inode=half.stat().st_ino, boot_id=this_boot(), stopped_at_boot_ns=now_ns,
-            frozen=True, kubelet=True,
-            runc=Runc(binary="runc", root=runc.parent, systemd_cgroup=False), reservations="",
+        own = {key: changes.pop(key) for key in CONTAINER if key in changes}
+        record = held_record(
+            archive=str(self.path / "a.tar"), id=container, inode=half.stat().st_ino,
+            runc=Runc(binary="runc", root=runc.parent, systemd_cgroup=False),
+            boot_id=this_boot(), stopped_at_boot_ns=now_ns,
         )  # fmt: skip
+        pod_hold = hold.HoldRecord(netns="/nowhere", family="netdev", table="crishim_hold_1")
+        record = replace(record.all_changed(**own), pod_hold=pod_hold, reservations="")
         record = replace(record, **changes)
         (self.paths.held / f"{record.sandbox}.json").write_bytes(CODEC.encode(record))
         return half
@@ -146,9 +147,9 @@ def test_an_unreadable_record_still_says_which_pod_is_cut_off(node):
     for _ in range(2):  # it is set aside at the first start, and not forgotten at the second
         node.again()
         node.recovery.load()
-        assert "5a" in node.held.sandboxes()
+        assert "5a" in node.held.records.sandboxes()
         with pytest.raises(Precondition, match="its record is damaged"):
-            node.held.of_sandbox("5a")
+            node.held.records.of_sandbox("5a")
     assert (node.paths.held / "5a.json.damaged").exists()
 
 
@@ -194,7 +195,7 @@ async def test_a_dump_that_was_to_stop_and_did_not_leaves_a_pod_with_a_network(n
     await node.start()
     assert not frozen(cgroup)
     assert kernel.removed == ["crishim_hold_1"]
-    assert node.held.sandboxes() == []
+    assert node.held.records.sandboxes() == []
     assert list(node.paths.held.iterdir()) == []
     assert half.exists()  # it lies in no directory that was noted
 
@@ -208,11 +209,11 @@ async def test_a_hold_that_cannot_be_removed_is_tried_again(node, monkeypatch):
     removed = hold.remove
     monkeypatch.setattr(hold, "remove", refuse)
     await node.start()
-    assert node.held.sandboxes() != []
+    assert node.held.records.sandboxes() != []
     assert node.recovery.restless
     monkeypatch.setattr(hold, "remove", removed)
     await node.recovery.begin()
-    assert node.held.sandboxes() == []
+    assert node.held.records.sandboxes() == []
 
 
 async def test_a_whole_archive_keeps_its_source_frozen(node, kernel):
@@ -221,7 +222,7 @@ async def test_a_whole_archive_keeps_its_source_frozen(node, kernel):
     await node.start()
     assert frozen(cgroup)
     assert kernel.removed == []
-    assert node.held.of_container("d1") is not None
+    assert node.held.records.of_container("d1") is not None
     assert list(node.paths.dumps.iterdir()) == []
 
 
@@ -232,8 +233,8 @@ async def test_an_archive_that_was_moved_away_is_no_reason_to_thaw(node, kernel)
     await node.start()
     assert frozen(cgroup)
     assert kernel.removed == []
-    assert node.held.of_container("d1") is not None
-    assert node.held.undecided
+    assert node.held.records.of_container("d1") is not None
+    assert node.held.records.undecided
 
 
 async def test_a_container_that_runs_was_let_go_on_by_its_guardian(node, kernel):
@@ -242,7 +243,7 @@ async def test_a_container_that_runs_was_let_go_on_by_its_guardian(node, kernel)
     (cgroup / "cgroup.events").write_text("populated 1\nfrozen 0\n")
     await node.start()
     assert kernel.removed == ["crishim_hold_1"]
-    assert node.held.sandboxes() == []
+    assert node.held.records.sandboxes() == []
 
 
 async def test_calls_wait_for_what_is_not_in_order_yet(node):
@@ -281,36 +282,35 @@ async def test_a_reboot_lets_connections_wait_on_behind_a_hold_of_the_node(node,
     """It has ended the pod, its hold and the clock that the waiting was counted by."""
     node.stopped(boot_id="an earlier one", stopped_at_boot_ns=1 << 62).rename(node.path / "a.tar")
     await node.start()
-    (record,) = node.held.records()
+    (record,) = node.held.records.all()
     assert kernel.dropped == ["crishim_hold_node_5a"]
-    assert not record.frozen
+    assert not record.containers[0].frozen
     assert record.boot_id == this_boot()
     assert record.waited_s < 60
     assert record.waiting
     node.again()
-    node.held.load()
-    assert node.held.records() == [record]
+    node.held.records.load()
+    assert node.held.records.all() == [record]
 
 
 async def test_a_record_of_another_boot_that_is_read_late_waits_as_others_do(node, kernel):
     """Counted by the other boot's clock it was let go, or held for ever, and nothing dropped."""
-    node.stopped(boot_id="an earlier one", stopped_at_boot_ns=0, frozen=False)
+    node.stopped(boot_id="an earlier one", stopped_at_boot_ns=0, state=HeldState.ENDED)
     record = node.paths.held / "5a.json"
     record.rename(node.path / "refused")
     record.mkdir()
     await node.start()
     record.rmdir()
     (node.path / "refused").rename(record)
-    node.held.load_refused()
+    node.held.records.load_refused()
     await node.held.sweep(["5a"], wait_s=1)
-    (read,) = node.held.records()
+    (read,) = node.held.records.all()
     assert read.waiting and read.boot_id == this_boot()
     assert set(kernel.dropped) == {"crishim_hold_node_5a"}
 
 
 async def test_rules_of_the_node_that_somebody_flushed_are_set_again(node, kernel):
-    standing = hold.HoldRecord(netns="", family="inet", table="crishim_hold_node_5a")
-    node.stopped(node_hold=standing, frozen=False).rename(node.path / "a.tar")
+    node.stopped(waits=Waits.AT_NODE, state=HeldState.ENDED).rename(node.path / "a.tar")
     await node.start()
     await node.held.sweep([], wait_s=1e9)  # the machine may have been up for long
     assert kernel.dropped == ["crishim_hold_node_5a"]
@@ -319,7 +319,9 @@ async def test_rules_of_the_node_that_somebody_flushed_are_set_again(node, kerne
 async def test_one_record_that_cannot_be_let_go_does_not_keep_the_others(node, monkeypatch):
     """host-local holds its lock: the next sweep tries again, and the record is still there."""
     for number in range(2):
-        node.stopped(f"d{number}", sandbox=f"5{number}", frozen=False, stopped_at_boot_ns=0)
+        node.stopped(
+            f"d{number}", sandbox=f"5{number}", state=HeldState.ENDED, stopped_at_boot_ns=0
+        )
     await node.start()
     given_up = []
 
@@ -328,7 +330,7 @@ async def test_one_record_that_cannot_be_let_go_does_not_keep_the_others(node, m
         if sandbox == "50":
             raise Busy("host-local holds its lock")
 
-    monkeypatch.setattr(node.held, "give_up", give_up)
+    monkeypatch.setattr(node.held.connections, "give_up", give_up)
     with pytest.raises(Busy):
         await node.held.sweep(["50", "51"], wait_s=1)
     assert given_up == ["50", "51"]
@@ -344,12 +346,12 @@ async def test_the_node_drops_whatever_fails_before(node, kernel, monkeypatch, f
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    node.stopped(frozen=False)
-    node.held.load()
+    node.stopped(state=HeldState.ENDED)
+    node.held.records.load()
     if failing == "end":
         monkeypatch.setattr(node.held, "end", too_late)
     else:
-        monkeypatch.setattr(node.held._files, "write", full)
+        monkeypatch.setattr(node.held.records._files, "write", full)
     with pytest.raises((DeadlineExceeded, OSError)):
         await node.held.sandbox_stops("5a")
     assert kernel.dropped == ["crishim_hold_node_5a"]
@@ -359,11 +361,11 @@ async def test_the_node_drops_whatever_fails_before(node, kernel, monkeypatch, f
 async def test_a_restore_waits_until_its_source_is_in_order(node):
     node.stopped()
     node.recovery.load()
-    (record,) = node.held.records()
+    (record,) = node.held.records.all()
     arriving = asyncio.ensure_future(node.sandboxes.arrive("target", record.interfaces))
     await asyncio.wait([arriving], timeout=0.05)
     assert not arriving.done()
-    node.locks.recovered.done(record.sandbox, record.container)
+    node.locks.recovered.done(record.sandbox, record.containers[0].id)
     with pytest.raises(AttributeError):  # this node has no containerd to ask
         await arriving
 
@@ -377,27 +379,28 @@ async def test_a_whole_archive_ends_its_source_after_a_crash(node, monkeypatch, 
         ended.append(container)
 
     cgroup = node.dump()
-    node.stopped(kubelet=False, handed_over=handed_over).rename(node.path / "a.tar")
+    waits = Waits.NO_MORE if handed_over else Waits.IN_POD
+    node.stopped(kubelet=False, waits=waits).rename(node.path / "a.tar")
     monkeypatch.setattr(node.held, "_wait_ended", wait_ended)
     await node.start()
     await node.held.finish("5a")
     assert ended == ["d1"]
     assert not frozen(cgroup)
-    assert [record.frozen for record in node.held.records()] == [False]
+    assert [item.frozen for _, item in node.held.records.containers()] == [False]
 
 
 class Ended:
     """Which stopped containers were ended; the first attempts fail as they are told to."""
 
     def __init__(self, monkeypatch, *errors):
-        self.errors, self.sandboxes = list(errors), []
-        monkeypatch.setattr(Held, "end", lambda held, sandbox: self.end(sandbox))
+        self.errors, self.containers = list(errors), []
+        monkeypatch.setattr(HeldSandboxes, "end", lambda held, container: self.end(container))
         monkeypatch.setattr(Recovery, "_look_after", nothing)
 
-    async def end(self, sandbox):
+    async def end(self, container):
         if self.errors:
             raise self.errors.pop(0)
-        self.sandboxes.append(sandbox)
+        self.containers.append(container)
 
 
 async def nothing(*_, **__):
@@ -410,14 +413,14 @@ async def test_a_disk_that_answers_late_still_has_its_source_ended(node, monkeyp
     node.stopped(kubelet=False).rename(node.path / "a.tar")
     ended = Ended(monkeypatch)
     with monkeypatch.context() as broken:
-        broken.setattr(heldrecord, "standing", lambda _: 1 / 0)
+        broken.setattr(evidence, "standing", lambda *_, **__: 1 / 0)
         await node.start()
-        assert node.held.undecided == ["5a"]
-        broken.setattr(heldrecord, "standing", lambda _: heldrecord.Standing.UNKNOWN)
+        assert node.held.records.undecided == ["5a"]
+        broken.setattr(evidence, "standing", lambda *_, **__: evidence.Standing.UNKNOWN)
         await node.recovery.tend()
-    assert ended.sandboxes == []
+    assert ended.containers == []
     await node.recovery.tend()
-    assert ended.sandboxes == ["5a"]
+    assert ended.containers == ["d1"]
     assert list(node.paths.dumps.iterdir()) == []
 
 
@@ -428,7 +431,7 @@ async def test_an_end_that_fails_once_is_tried_again(node, monkeypatch):
     await node.recovery._deal_with("5a")
     assert node.recovery.restless
     await node.recovery.tend()
-    assert ended.sandboxes == ["5a"]
+    assert ended.containers == ["d1"]
     assert not node.recovery.restless
 
 
@@ -441,7 +444,7 @@ async def test_a_source_that_is_not_ours_to_end_is_left_alone(node, monkeypatch,
         if why == "its dump is at work":
             stack.enter_context(node.locks.hold("d1", "checkpoint", sandbox="5a"))
         await node.recovery.tend()
-    assert ended.sandboxes == []
+    assert ended.containers == []
 
 
 async def test_one_clean_up_of_a_dump_does_not_keep_another_from_ending_its_source(
@@ -455,7 +458,7 @@ async def test_one_clean_up_of_a_dump_does_not_keep_another_from_ending_its_sour
     recovery = replace(node.recovery, cri=cri, pins=SimpleNamespace(reconcile=nothing))
     recovery.load()
     await recovery.run()
-    assert ended.sandboxes == ["5a"]
+    assert ended.containers == ["d1"]
     assert list(node.paths.dumps.iterdir()) == []
 
 
@@ -465,7 +468,7 @@ async def no_containers():
 
 async def test_a_source_that_a_kubelet_is_to_stop_stays_frozen(node, monkeypatch):
     cgroup = node.dump()
-    node.stopped(kubelet=True, handed_over=True).rename(node.path / "a.tar")
+    node.stopped(kubelet=True, waits=Waits.NO_MORE).rename(node.path / "a.tar")
     await node.start()
     await node.held.finish("5a")
     assert frozen(cgroup)
@@ -505,7 +508,7 @@ async def test_nothing_is_thawed_while_no_record_can_be_read(node, kernel, monke
     mend()
     await node.recovery.begin()
     assert frozen(cgroup)
-    assert node.held.of_container("d1") is not None
+    assert node.held.records.of_container("d1") is not None
     assert kernel.removed == []
 
 
@@ -533,7 +536,7 @@ async def test_nothing_is_thawed_while_nobody_can_list_the_dumps(node, monkeypat
 
 async def test_a_dump_that_is_not_in_order_keeps_its_container_stopped(node, monkeypatch):
     cgroup, _ = node.dump(), node.stopped()
-    node.held.load()
+    node.held.records.load()
 
     def refuse(_):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -584,7 +587,7 @@ async def test_the_note_of_a_half_archive_proves_nothing_after_a_power_cut(node)
     (node.paths.dumps / "d1" / "half").touch()
     node.stopped(boot_id="an earlier one").rename(node.path / "a.tar")
     await node.start()
-    assert node.held.of_container("d1") is not None
+    assert node.held.records.of_container("d1") is not None
 
 
 async def test_a_record_that_the_disk_gives_later_is_not_lost(node, monkeypatch):
@@ -604,8 +607,8 @@ async def test_a_record_that_the_disk_gives_later_is_not_lost(node, monkeypatch)
         await node.held.sweep([], wait_s=60)
     assert path.exists()
     await node.recovery.begin()
-    assert node.held.of_container("d1") is not None
-    assert node.held.unreadable == set()
+    assert node.held.records.of_container("d1") is not None
+    assert node.held.records.unreadable == set()
     assert frozen(cgroup)
 
 
@@ -617,11 +620,11 @@ async def test_a_state_of_runc_that_is_torn_lets_nothing_go(node, kernel, half):
         archive.unlink()
     (node.path / "runc" / "d1" / "state.json").write_text("{")
     await node.start()
-    assert node.held.of_container("d1") is not None
+    assert node.held.records.of_container("d1") is not None
     assert kernel.removed == []
     assert frozen(cgroup)
     with pytest.raises(Corrupt):
-        await node.held.end("5a")
+        await node.held.end("d1")
 
 
 async def test_no_address_is_taken_back_because_nobody_could_list_the_restores(node, monkeypatch):

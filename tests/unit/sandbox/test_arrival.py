@@ -19,7 +19,8 @@ from crishim.network.placement import placed
 from crishim.paths import Paths
 from crishim.sandbox import addresses as sandboxes
 from crishim.sandbox.addresses import Arrival, Sandboxes
-from crishim.sandbox.held import Held
+from crishim.sandbox.held import HeldSandboxes
+from crishim.sandbox.heldrecord import Waits
 from tests.unit.samples import held_record
 
 TARGET, SOURCE = SandboxId("1" * 64), SandboxId("2" * 64)
@@ -35,9 +36,9 @@ class Scene:
         self.done, self.failing = [], set()
         self.locks = Locks()
         self.paths = Paths(state=path, run=path)
-        self.held = Held(self.paths, None)
+        self.held = HeldSandboxes(self.paths, None)
         for name in ("restore_node_hold", "lift_node_hold", "keep_again", "hand_over"):
-            monkeypatch.setattr(self.held, name, self.step(name))
+            monkeypatch.setattr(self.held.connections, name, self.step(name))
         for name in ("apply", "put_back"):
             monkeypatch.setattr(address, name, self.step(name))
         monkeypatch.setattr(sandboxes, "end_closed", self.step("end_closed"))
@@ -216,9 +217,10 @@ async def test_connections_that_went_on_from_a_pod_are_not_let_go_for_it(
     await arrival.release()
     scene.done.clear()
     if moved_on:
-        own = dataclasses.replace(held_record(archive="/b", handed_over=True), sandbox=TARGET)
-        scene.held.committed(own)
-    scene.held.committed(dataclasses.replace(held_record(archive="/a"), sandbox=SOURCE))
+        own = dataclasses.replace(held_record(archive="/b", waits=Waits.NO_MORE), sandbox=TARGET)
+        scene.held.committed(own, own.containers[0].id)
+    other = dataclasses.replace(held_record(archive="/a"), sandbox=SOURCE)
+    scene.held.committed(other, other.containers[0].id)
 
     async def both():
         return [SimpleNamespace(id=TARGET), SimpleNamespace(id=SOURCE)]

@@ -6,9 +6,14 @@ from dataclasses import replace
 import pytest
 
 from crishim.errors import Corrupt
-from crishim.sandbox import heldrecord
-from crishim.sandbox.heldrecord import Standing
+from crishim.sandbox import evidence, heldrecord
+from crishim.sandbox.evidence import Standing
+from crishim.sandbox.heldrecord import Waits
 from tests.unit.samples import held_record
+
+
+def standing(record):
+    return evidence.standing(record.containers[0], boot_id=record.boot_id)
 
 
 @pytest.fixture
@@ -31,31 +36,30 @@ def test_only_the_file_that_was_written_is_the_archive(record, tmp_path):
     (tmp_path / "a.tar").write_text("old")
     partial = tmp_path / ".a.tar.0123abcd.partial"
     partial.write_text("new")
-    record = replace(record, inode=partial.stat().st_ino)
-    assert heldrecord.standing(record) is Standing.HALF
+    record = record.all_changed(inode=partial.stat().st_ino)
+    assert standing(record) is Standing.HALF
     partial.rename(tmp_path / "a.tar")
-    assert heldrecord.standing(record) is Standing.COMMITTED
+    assert standing(record) is Standing.COMMITTED
 
 
 def test_an_archive_that_is_nowhere_proves_nothing(record, tmp_path):
     """It may have been moved after it was whole, or its directory may not be mounted."""
-    assert heldrecord.standing(record) is Standing.UNKNOWN
-    record = replace(record, archive=str(tmp_path / "not" / "mounted" / "a.tar"))
-    assert heldrecord.standing(record) is Standing.UNKNOWN
+    assert standing(record) is Standing.UNKNOWN
+    record = record.all_changed(archive=str(tmp_path / "not" / "mounted" / "a.tar"))
+    assert standing(record) is Standing.UNKNOWN
 
 
 def test_a_file_of_another_device_is_another_file(record, tmp_path):
     """Within one boot: devices are numbered anew at the next."""
     (tmp_path / "a.tar").write_text("whole")
     found = (tmp_path / "a.tar").stat()
-    record = replace(
-        record, inode=found.st_ino, device=found.st_dev, boot_id=heldrecord.this_boot()
-    )
-    assert heldrecord.standing(record) is Standing.COMMITTED
-    record = replace(record, device=found.st_dev + 1)
-    assert heldrecord.standing(record) is Standing.UNKNOWN
+    record = record.all_changed(inode=found.st_ino, device=found.st_dev)
+    record = replace(record, boot_id=heldrecord.this_boot())
+    assert standing(record) is Standing.COMMITTED
+    record = record.all_changed(device=found.st_dev + 1)
+    assert standing(record) is Standing.UNKNOWN
     record = replace(record, boot_id="another")
-    assert heldrecord.standing(record) is Standing.COMMITTED
+    assert standing(record) is Standing.COMMITTED
 
 
 def test_waiting_is_not_counted_by_the_wall_clock(record):
@@ -70,7 +74,7 @@ def test_waiting_is_not_counted_by_the_wall_clock(record):
 
 def test_connections_that_were_handed_over_do_not_wait(record):
     assert record.waiting == ("10.0.0.2",)
-    assert replace(record, handed_over=True).waiting == ()
+    assert replace(record, waits=Waits.NO_MORE).waiting == ()
 
 
 OLD = (
@@ -88,5 +92,5 @@ def test_what_crishim_0_1_wrote_is_read():
     """It had no version, and at first less to say; a doubt has room in its place."""
     read = heldrecord.CODEC.decode(OLD)
     assert read == held_record(archive="/a.tar")
-    written = heldrecord.CODEC.encode(replace(read, doubtful=True))
+    written = heldrecord.CODEC.encode(read.all_changed(doubtful=True))
     assert len(written) <= len(OLD) + len(b', "device": 0, "boot_id": "", "stopped_at_boot_ns": 0')

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +13,8 @@ from crishim.kernel import atomic
 from crishim.network import hold, neighbours
 from crishim.paths import Paths
 from crishim.sandbox import heldprocesses
-from crishim.sandbox.held import Held
-from crishim.sandbox.heldrecord import this_boot
+from crishim.sandbox.held import HeldSandboxes
+from crishim.sandbox.heldrecord import HeldState, Waits, this_boot
 from crishim.sandbox.recordfiles import RecordFiles
 from tests.unit.samples import held_record
 
@@ -49,7 +50,7 @@ def held(tmp_path, monkeypatch):
     monkeypatch.setattr(hold.NodeHold, "close", nothing)
     monkeypatch.setattr(hold, "remove", nothing)
     monkeypatch.setattr(neighbours, "loosen", nothing)
-    return Held(Paths(state=tmp_path / "state", run=tmp_path / "run"), None)
+    return HeldSandboxes(Paths(state=tmp_path / "state", run=tmp_path / "run"), None)
 
 
 async def test_a_note_that_a_power_cut_has_brought_back_undoes_no_stop(held, tmp_path):
@@ -63,13 +64,13 @@ async def test_a_note_that_a_power_cut_has_brought_back_undoes_no_stop(held, tmp
         device=status.st_dev,
         boot_id="another boot",
     )
-    work = tmp_path / "state" / "dumps" / record.container
+    work = tmp_path / "state" / "dumps" / record.containers[0].id
     work.mkdir(parents=True)
     (work / "half").touch()
-    held._files.write(record.sandbox, record)
-    held.load()
+    held.records._files.write(record.sandbox, record)
+    held.records.load()
     await held.decide(record.sandbox)
-    assert held.of_container(record.container) is not None
+    assert held.records.of_container(record.containers[0].id) is not None
 
 
 @pytest.mark.parametrize("end", ["it goes on", "somebody restores it"])
@@ -90,22 +91,22 @@ async def test_no_power_cut_brings_back_a_record_whose_connections_waited(
         archive=str(tmp_path / "a.tar"),
         inode=half.stat().st_ino,
         boot_id=this_boot(),
-        node_hold=hold.HoldRecord(netns="", family="inet", table="crishim_hold_node_5a"),
+        waits=Waits.AT_NODE,
     )
-    held._files.write(record.sandbox, dataclasses.replace(record, reservations=""))
-    held.load()
+    held.records._files.write(record.sandbox, dataclasses.replace(record, reservations=""))
+    held.records.load()
     monkeypatch.setattr(atomic, "fsync_dir", sync)
-    await (held.decide if end == "it goes on" else held.hand_over)(record.sandbox)
-    assert held.records() == []
+    await (held.decide if end == "it goes on" else held.connections.hand_over)(record.sandbox)
+    assert held.records.all() == []
     assert synced == [[]]
 
 
 async def test_a_container_that_was_stopped_meanwhile_is_not_stopped_again(held, tmp_path):
     record = held_record(archive=str(tmp_path / "a.tar"))
-    held.committed(record)
+    held.committed(record, record.containers[0].id)
     source = SimpleNamespace(sandbox=SimpleNamespace(id=record.sandbox))
     with pytest.raises(Busy, match="stopped by a checkpoint already"):
-        await held.keep(source, None, (), archive=tmp_path / "b.tar", inode=1)
+        await held.announce(source.sandbox, record.containers, None, ())
 
 
 class Tables:
@@ -140,14 +141,16 @@ async def test_the_node_drops_nothing_once_connections_have_gone_on(held, monkey
     tables = Tables(monkeypatch)
     record = held_record(archive="/a", boot_id=this_boot())
     node_hold = hold.NodeHold(record.waiting, key=record.sandbox[:12]).record
-    record = dataclasses.replace(record, node_hold=node_hold, reservations="", frozen=False)
-    held._files.write(record.sandbox, record)
-    held.load()
-    held.committed(record)
+    record = dataclasses.replace(
+        record.all_changed(state=HeldState.ENDED), waits=Waits.AT_NODE, reservations=""
+    )
+    held.records._files.write(record.sandbox, record)
+    held.records.load()
+    held.records.put(record)
     tables.there.add(node_hold.table)
     steps = {
-        "hand_over": lambda: held.hand_over(record.sandbox),
-        "restore_node_hold": lambda: held.restore_node_hold(record.sandbox),
+        "hand_over": lambda: held.connections.hand_over(record.sandbox),
+        "restore_node_hold": lambda: held.connections.restore_node_hold(record.sandbox),
         "sweep": lambda: held.sweep([], wait_s=1e9),
     }
     works = [asyncio.ensure_future(steps.pop(first)())]
@@ -157,7 +160,7 @@ async def test_the_node_drops_nothing_once_connections_have_gone_on(held, monkey
         await asyncio.sleep(0)
     tables.may_go_on.set()
     await asyncio.gather(*works)
-    assert held.of_sandbox(record.sandbox) is None
+    assert held.records.of_sandbox(record.sandbox) is None
     assert tables.there == set()
 
 
@@ -169,13 +172,13 @@ async def test_connections_that_have_gone_on_are_left_alone_though_the_rest_fail
     tables = Tables(monkeypatch)
     tables.may_go_on.set()
     record = held_record(archive="/a", boot_id=this_boot())
-    node_hold = hold.NodeHold(record.waiting, key=record.sandbox[:12]).record
     record = dataclasses.replace(
-        record, node_hold=node_hold if sandbox == "gone" else None, frozen=False
+        record.all_changed(state=HeldState.ENDED),
+        waits=Waits.AT_NODE if sandbox == "gone" else Waits.IN_POD,
     )
-    held._files.write(record.sandbox, record)
-    held.load()
-    held.committed(record)
+    held.records._files.write(record.sandbox, record)
+    held.records.load()
+    held.records.put(record)
 
     def taken(*_, **__):
         raise Busy("host-local holds its lock")
@@ -183,21 +186,115 @@ async def test_connections_that_have_gone_on_are_left_alone_though_the_rest_fail
     with monkeypatch.context() as patch:
         patch.setattr("crishim.network.reservation.release", taken)
         with pytest.raises(Busy):
-            await held.hand_over(record.sandbox)
+            await held.connections.hand_over(record.sandbox)
         await held.sandbox_stops(record.sandbox)
         with pytest.raises(Busy):
             await held.sweep([], wait_s=1e9)
     assert tables.there == set()
     monkeypatch.setattr("crishim.network.reservation.release", lambda *_, **__: None)
     await held.sweep([], wait_s=1e9)
-    assert held.of_sandbox(record.sandbox) is None
+    assert held.records.of_sandbox(record.sandbox) is None
     assert tables.there == set()
 
 
 async def test_a_restore_waits_for_no_source_that_is_being_ended(held):
     """It has no hold of the node to lift, and clients wait for it."""
-    record = dataclasses.replace(held_record(archive="/a", boot_id=this_boot()), frozen=False)
-    held._files.write(record.sandbox, record)
-    held.load()
-    async with held._lock(record.sandbox), asyncio.timeout(5):
-        await held.lift_node_hold(record.sandbox)
+    record = held_record(archive="/a", boot_id=this_boot(), state=HeldState.ENDED)
+    held.records._files.write(record.sandbox, record)
+    held.records.load()
+    async with held.records.locked(record.sandbox), asyncio.timeout(5):
+        await held.connections.lift_node_hold(record.sandbox)
+
+
+@pytest.fixture
+def pod(held, tmp_path, monkeypatch):
+    """Two containers of a pod whose dumps were announced together; the next daemon has read it."""
+    ended = []
+
+    async def wait_ended(container):
+        ended.append(container)
+
+    monkeypatch.setattr(HeldSandboxes, "_wait_ended", lambda _, container: wait_ended(container))
+    for name in ("thaw", "kill"):
+        monkeypatch.setattr(
+            heldprocesses, name, lambda item, name=name: done.append((name, item.id))
+        )
+    monkeypatch.setattr(heldprocesses, "run", lambda _: False)
+    done = []
+    first = held_record(archive=str(tmp_path / "a.tar"), boot_id=this_boot(), kubelet=False)
+    [container] = first.containers
+    second = dataclasses.replace(container, id="c1", archive=str(tmp_path / "b.tar"))
+    record = dataclasses.replace(first, containers=(container, second), reservations="")
+    return SimpleNamespace(record=record, done=done, ended=ended, held=held)
+
+
+def files_of(pod, *, whole):
+    """Make the archives of a pod's containers; those that are not whole are half."""
+    containers = []
+    for item in pod.record.containers:
+        archive = Path(item.archive)
+        path = (
+            archive if item.id in whole else archive.with_name(f".{archive.name}.0123abcd.partial")
+        )
+        path.write_text(item.id)
+        containers.append(dataclasses.replace(item, inode=path.stat().st_ino))
+    pod.record = dataclasses.replace(pod.record, containers=tuple(containers))
+
+
+async def test_two_containers_of_a_pod_are_announced_at_once_and_committed_one_by_one(pod):
+    record, held = pod.record, pod.held
+    sandbox = SimpleNamespace(id=record.sandbox, netns=record.netns)
+    announced = await held.announce(sandbox, record.containers, None, record.interfaces)
+    assert held.records.of_sandbox(record.sandbox) is None  # nothing counts yet
+    held.committed(announced, "c1")
+    states = {item.id: item.state for item in held.records.get(record.sandbox).containers}
+    assert states == {"c0": HeldState.ANNOUNCED, "c1": HeldState.FROZEN}
+    held.committed(announced, "c0")
+    assert held.records.undecided == []
+    assert held.records.of_container("c0")[1].archive != held.records.of_container("c1")[1].archive
+    await held.end("c1")
+    assert pod.done == [("kill", "c1")] and pod.ended == ["c1"]
+    later = HeldSandboxes(held._paths, None)
+    later.records.load()
+    states = {item.id: item.state for item in later.records.get(record.sandbox).containers}
+    assert states == {"c0": HeldState.ANNOUNCED, "c1": HeldState.ENDED}  # what is frozen is asked
+
+
+async def test_the_next_daemon_ends_each_container_of_a_pod_whose_archives_are_whole(pod):
+    files_of(pod, whole={"c0", "c1"})
+    pod.held.records._files.write(pod.record.sandbox, pod.record)
+    pod.held.records.load()
+    await pod.held.decide(pod.record.sandbox)
+    await pod.held.finish(pod.record.sandbox)
+    assert pod.done == [("kill", "c0"), ("kill", "c1")] and pod.ended == ["c0", "c1"]
+    assert pod.held.records.unended == []
+
+
+async def test_a_container_whose_archive_never_appeared_goes_on_and_the_pod_stays_held(pod):
+    """The other one's connections wait behind the hold, which is the pod's."""
+    files_of(pod, whole={"c1"})
+    pod.held.records._files.write(pod.record.sandbox, pod.record)
+    pod.held.records.load()
+    await pod.held.decide(pod.record.sandbox)
+    assert pod.done == [("thaw", "c0")]
+    left = pod.held.records.get(pod.record.sandbox)
+    assert [item.id for item in left.containers] == ["c1"] and left.waiting
+    assert pod.held.records.of_container("c0") is None
+    later = HeldSandboxes(pod.held._paths, None)
+    later.records.load()
+    assert [item.id for item in later.records.get(left.sandbox).containers] == ["c1"]
+
+
+async def test_a_stop_of_the_sandbox_tries_to_end_each_container(pod, monkeypatch):
+    held, record = pod.held, pod.record
+    held.records.put(record.all_changed(state=HeldState.FROZEN))
+
+    def kill(item):
+        pod.done.append(item.id)
+        raise OSError("its cgroup cannot be read")
+
+    monkeypatch.setattr(heldprocesses, "kill", kill)
+    with pytest.raises(OSError, match="its cgroup"):
+        await held.sandbox_stops(record.sandbox)
+    assert sorted(pod.done) == ["c0", "c1"]
+    assert held.records.get(record.sandbox).waits is Waits.AT_NODE

@@ -23,6 +23,7 @@ from crishim.restore.receive import ReceiveRequest
 from crishim.restore.restore import RestoreOptions
 from crishim.restore.wanted import read_manifest
 from crishim.sandbox import heldrecord
+from crishim.sandbox.heldrecord import HeldState, Waits
 from crishim.server.relay.overrides import Call
 from tests.fakes.containerd import Refused
 from tests.fakes.network import STATE, Network
@@ -449,18 +450,17 @@ def waiting(scene, monkeypatch):
     monkeypatch.setattr(hold.NodeHold, "close", close)
     monkeypatch.setattr(hold, "remove", remove)
     record = replace(
-        held_record(archive=str(scene.node.paths.store / "saved.tar")),
+        held_record(archive=str(scene.node.paths.store / "saved.tar"), state=HeldState.ENDED),
         sandbox=sandbox,
         interfaces=(STATE,),
-        frozen=False,
-        node_hold=node_hold,
+        waits=Waits.AT_NODE,
         pod_hold=None,
         boot_id=heldrecord.this_boot(),
         stopped_at_boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
     )
     scene.node.paths.held.mkdir(parents=True)
     scene.node.paths.held_sandbox(sandbox).write_bytes(heldrecord.CODEC.encode(record))
-    scene.node.flows.held.load()
+    scene.node.flows.held.records.load()
     return tables
 
 
@@ -501,8 +501,8 @@ async def test_a_restore_in_doubt_has_its_sources_connections_or_they_wait_again
     went_on = runs and settled_by != "removal"  # which ends it, seen by nobody
     assert (netns in network.released) is went_on
     assert waiting == (set() if went_on else dropping)
-    assert (held.of_addresses(STATE.global_addresses) is None) is went_on
-    assert not held._restoring
+    assert (held.records.of_addresses(STATE.global_addresses) is None) is went_on
+    assert not held.connections._restoring
 
 
 @pytest.mark.parametrize("state", [api_pb2.CONTAINER_UNKNOWN, api_pb2.CONTAINER_RUNNING])
@@ -555,7 +555,7 @@ async def test_a_restore_that_a_stop_has_sealed_is_not_let_out_by_that_stop(
     node.containerd.before = {}
     await node.flows.recovery.tend()  # the pod is gone, or its container is ended now
     assert netns not in network.released and netns not in network.given
-    assert waiting == dropping and held.of_addresses(STATE.global_addresses) is not None
+    assert waiting == dropping and held.records.of_addresses(STATE.global_addresses) is not None
     assert container not in node.containerd.running()
 
 

@@ -271,7 +271,7 @@ async def held(node, monkeypatch):
     node.paths.held.mkdir(parents=True)
     record = held_record(archive="/a.tar")
     node.paths.held_sandbox(record.sandbox).write_bytes(heldrecord.CODEC.encode(record))
-    node.flows.held.committed(record)
+    node.flows.held.committed(record, record.containers[0].id)
     return record
 
 
@@ -286,7 +286,7 @@ async def test_an_ordinary_start_needs_no_verbose_status_while_connections_wait(
 
     node.containerd.before["ListContainers"] = fails
     await node.start(await node.create(pod, attempt=1))
-    assert node.flows.held.sandboxes() == [held.sandbox]
+    assert node.flows.held.records.sandboxes() == [held.sandbox]
 
 
 async def test_a_pod_of_two_stacks_that_gets_an_address_that_waits_ends_the_wait(
@@ -296,7 +296,7 @@ async def test_a_pod_of_two_stacks_that_gets_an_address_that_waits_ends_the_wait
     pod = node.containerd.pod(ip="fd00::9")
     pod.more_ips = held.waiting
     await node.start(await node.create(pod))
-    assert node.flows.held.of_addresses(held.waiting) is None
+    assert node.flows.held.records.of_addresses(held.waiting) is None
 
 
 async def test_calls_for_what_a_crash_has_left_wait_for_recovery(node) -> None:

@@ -39,7 +39,8 @@ class Node:
         self.dumped, self.passed = [], []
         self.stopped = None
         self.answer = b"of containerd"
-        held = SimpleNamespace(sandboxes=lambda: [SANDBOX] if self.stopped else [])
+        records = SimpleNamespace(sandboxes=lambda: [SANDBOX] if self.stopped else [])
+        held = SimpleNamespace(records=records)
         restorer = SimpleNamespace(waits=lambda _: False)
         containers = Containers(
             calls=self.calls, cri=None, images=None, dumper=self, restorer=restorer, held=held,

@@ -68,12 +68,12 @@ def waiting(records: Iterable[HeldRecord], store: Store) -> list[crishim_pb2.Wai
     """Return the stopped containers whose connections wait, oldest first."""
     found = []
     for record in sorted(records, key=lambda record: record.stopped_at_ns):
-        if record.waiting:
+        for item in record.containers if record.waiting else ():
             message = crishim_pb2.Waiting(
-                path=record.archive,
-                name=store.name_of(Path(record.archive)),
+                path=item.archive,
+                name=store.name_of(Path(item.archive)),
                 addresses=record.waiting,
-                container_id=record.container,
+                container_id=item.id,
                 pod_sandbox_id=record.sandbox,
             )
             message.since.FromNanoseconds(record.stopped_at_ns)

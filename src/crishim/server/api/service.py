@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from crishim.ids import ContainerId
     from crishim.restore.receive import Receiver
     from crishim.restore.restore import Restorer
-    from crishim.sandbox.held import Held
+    from crishim.sandbox.held import HeldSandboxes
     from crishim.server.calls import Calls
     from crishim.server.guard import Context
     from crishim.store.store import Store
@@ -59,7 +59,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
         self,
         *,
         cri: Cri,
-        held: Held,
+        held: HeldSandboxes,
         dumper: Dumper,
         restorer: Restorer,
         receiver: Receiver,
@@ -180,7 +180,7 @@ class CheckpointRestore(crishim_pb2_grpc.CheckpointRestoreServicer):
             messages.archive_info(await in_thread(summarize, self._store.path(name)), self._store)
             for name in await in_thread(self._store.names)
         ]
-        waiting = messages.waiting(self._held.records(), self._store)
+        waiting = messages.waiting(self._held.records.all(), self._store)
         return crishim_pb2.ListCheckpointsResponse(checkpoints=infos, waiting=waiting)
 
     async def InspectCheckpoint(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from crishim.restore.restore import Restorer
     from crishim.restore.restored import Restored
     from crishim.restore.wanted import Wanted
-    from crishim.sandbox.held import Held
+    from crishim.sandbox.held import HeldSandboxes
     from crishim.server.calls import Calls
     from crishim.server.relay.overrides import Call
     from crishim.store.store import Store
@@ -60,7 +60,7 @@ class Containers:
     images: Images
     dumper: Dumper
     restorer: Restorer
-    held: Held
+    held: HeldSandboxes
     locks: Locks
     store: Store
     restored: Restored
@@ -178,8 +178,8 @@ class Containers:
         container = await whole_id(named, self.cri.containers)
         await self.locks.recovered.wait(container)
         async with self.locks.leaving(container):
-            if record := self.held.of_container(container):
-                await tried(self.held.end(record.sandbox), f"end of container {container[:13]}")
+            if stopped := self.held.records.of_container(container):
+                await tried(self.held.end(stopped[1].id), f"end of container {container[:13]}")
             yield container
 
     def _refuse_cut_off(self, sandbox: str) -> None:
@@ -187,7 +187,7 @@ class Containers:
 
         That sandbox is cut off, and its address may be another pod's by now.
         """
-        if by_prefix(sandbox, self.held.sandboxes()):
+        if by_prefix(sandbox, self.held.records.sandboxes()):
             raise Precondition(
                 "the pod's container was stopped by a checkpoint, and the pod is cut off",
                 hint="make a new pod",
@@ -200,7 +200,7 @@ class Containers:
 
         What cannot be found out is no reason to refuse: it is an ordinary container.
         """
-        if not self.held.sandboxes() and not self.locks.any_cut_off:
+        if not self.held.records.sandboxes() and not self.locks.any_cut_off:
             return ""
         try:
             sandbox = await self.cri.sandbox_of(container)
@@ -219,8 +219,10 @@ class Containers:
         except RuntimeRefused as error:
             _log.debug("the addresses of a start are not looked at: %s", error.details)
             return
-        if record := self.held.of_addresses(addresses):
+        if record := self.held.records.of_addresses(addresses):
             await tried(
-                self.held.give_up(record.sandbox, "CNI gave the address to another pod"),
+                self.held.connections.give_up(
+                    record.sandbox, "CNI gave the address to another pod"
+                ),
                 f"connections to {', '.join(addresses)}",
             )

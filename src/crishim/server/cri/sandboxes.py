@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from crishim.flow.locks import Locks
     from crishim.restore.restore import Restorer
     from crishim.sandbox.addresses import Sandboxes
-    from crishim.sandbox.held import Held
+    from crishim.sandbox.held import HeldSandboxes
     from crishim.server.calls import Calls
     from crishim.server.relay.overrides import Call, StreamCall
 
@@ -40,7 +40,7 @@ class PodSandboxes:
     cri: Cri
     restorer: Restorer
     sandboxes: Sandboxes
-    held: Held
+    held: HeldSandboxes
     locks: Locks
 
     async def RunPodSandbox(self, call: Call) -> bytes:

@@ -33,8 +33,9 @@ from crishim.restore.receive import Receiver
 from crishim.restore.restore import Restorer
 from crishim.restore.restored import Restored
 from crishim.restore.revive import Reviver
-from crishim.sandbox.addresses import Sandboxes
+from crishim.sandbox.addresses import PreservedAddresses
 from crishim.sandbox.held import HeldSandboxes
+from crishim.sandbox.mptcp import Mptcp
 from crishim.server.api.service import CheckpointRestore
 from crishim.server.cri.containers import Containers
 from crishim.server.cri.execs import Execs
@@ -64,7 +65,7 @@ class Flows:
     restored: Restored
     held: HeldSandboxes
     needed: Needed
-    sandboxes: Sandboxes
+    sandboxes: PreservedAddresses
     dumper: Dumper
     restorer: Restorer
     receiver: Receiver
@@ -86,7 +87,7 @@ class _Shared:
     restored: Restored
     needed: Needed
     keeps: Policy
-    sandboxes: Sandboxes
+    sandboxes: PreservedAddresses
 
 
 def build_flows(config: Config, channel: grpc.aio.Channel) -> Flows:
@@ -142,12 +143,11 @@ def _shared(config: Config, channel: grpc.aio.Channel, images: Images) -> _Share
         restored=Restored(paths),
         needed=Needed(paths=paths, held=held, preparing=preparing),
         keeps=keeps,
-        sandboxes=Sandboxes(
+        sandboxes=PreservedAddresses(
             cri=cri,
             paths=paths,
             held=held,
             recovered=locks.recovered,
-            disable_mptcp=config.checkpoint.disable_mptcp,
             keeps=keeps,
         ),
     )
@@ -214,7 +214,8 @@ def build_methods(config: Config, flows: Flows, *, calls: Calls) -> CriMethods:
         calls=calls,
         cri=flows.cri,
         restorer=flows.restorer,
-        sandboxes=flows.sandboxes,
+        addresses=flows.sandboxes,
+        mptcp=Mptcp(cri=flows.cri, disable=config.checkpoint.disable_mptcp),
         held=flows.held,
         locks=flows.locks,
     )

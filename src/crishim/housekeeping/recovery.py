@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from crishim.network.hold import HoldRecord
     from crishim.paths import Paths
     from crishim.restore.restore import Restorer
-    from crishim.sandbox.addresses import Sandboxes
+    from crishim.sandbox.addresses import PreservedAddresses
     from crishim.sandbox.held import HeldSandboxes
     from crishim.store.pins import Pins
 
@@ -62,7 +62,7 @@ class Recovery:
     cri: Cri
     records: Records
     held: HeldSandboxes
-    sandboxes: Sandboxes
+    sandboxes: PreservedAddresses
     restorer: Restorer
     pins: Pins
     locks: Locks
@@ -77,7 +77,7 @@ class Recovery:
     @property
     def restless(self) -> bool:
         """Whether something failed that another attempt may mend soon."""
-        return bool(self._failing or self.sandboxes.doubtful)
+        return bool(self._failing or self.sandboxes.records.doubtful)
 
     def load(self) -> None:
         """Read the records on disk, before anybody can call; never fails."""
@@ -91,7 +91,7 @@ class Recovery:
 
     def _before_calls(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """Yield what must not happen later: whoever can call also writes, and holds pods."""
-        yield "addresses of pods", self.sandboxes.load
+        yield "addresses of pods", self.sandboxes.records.load
         yield "stopped containers", self.held.records.load
         yield "neighbours of held pods", self._neighbours
         directories = [self.paths.held, self.paths.sandboxes]
@@ -108,7 +108,7 @@ class Recovery:
 
     def _left_behind(self) -> set[str]:
         """Return the ids of all containers and sandboxes that something is known of."""
-        ids: set[str] = {*self.held.records.sandboxes(), *self.sandboxes.sandboxes()}
+        ids: set[str] = {*self.held.records.sandboxes(), *self.sandboxes.records.sandboxes()}
         ids |= {item.id for _, item in self.held.records.containers()}
         with contextlib.suppress(OSError):  # whoever acts on them says so
             ids |= {work.name for work in self._abandoned.directories()}
@@ -184,7 +184,7 @@ class Recovery:
             await self._until_done(step, what)
         await self._attempt(self._dumps_again(), "dumps that were left")
         await self._attempt(self._doubtful(), "restores whose end is not known")
-        unsettled = {*self._unsettled, *self.sandboxes.unfinished}
+        unsettled = {*self._unsettled, *self.sandboxes.records.unsettled}
         await asyncio.gather(*(self._settle(sandbox) for sandbox in self._idle(unsettled)))
         self._may_go_on(self._expected)
         await self._look_after()
@@ -239,7 +239,7 @@ class Recovery:
 
     async def _loaded(self) -> None:
         """Read records again that could not be read at the start, or their whole directory."""
-        for records in (self.sandboxes, self.held.records):
+        for records in (self.sandboxes.records, self.held.records):
             await in_thread(records.load_refused if records.loaded else records.load)
 
     async def _wrappers(self) -> None:
@@ -291,7 +291,8 @@ class Recovery:
 
     async def _by_sandbox(self) -> dict[SandboxId, list[Path]]:
         """Return the sandboxes with something of a restore, and its containers' directories."""
-        found: dict[SandboxId, list[Path]] = {item: [] for item in self.sandboxes.sandboxes()}
+        changed = self.sandboxes.records.sandboxes()
+        found: dict[SandboxId, list[Path]] = {item: [] for item in changed}
         sandboxes = {item.id: item.pod_sandbox_id for item in await self.cri.containers()}
         for directory in self._restores():
             if directory.name in sandboxes:
@@ -300,7 +301,7 @@ class Recovery:
 
     async def _doubtful(self) -> None:
         """Have restores settled whose end containerd took with it."""
-        if doubtful := tuple(self.sandboxes.doubtful):
+        if doubtful := tuple(self.sandboxes.records.doubtful):
             found = await self._by_sandbox()
             self._unsettled.update({item: found.get(item, []) for item in doubtful})
 
@@ -359,7 +360,7 @@ class Recovery:
 
         Raises: Unavailable: the records cannot be read, and each hold may have one.
         """
-        if not (self.held.records.loaded and self.sandboxes.loaded):
+        if not (self.held.records.loaded and self.sandboxes.records.loaded):
             raise Unavailable("the records of held pods cannot be read")
         unreadable = self.held.records.unreadable
         unread = [item for item in await self.cri.sandboxes() if item.id in unreadable]
@@ -370,10 +371,10 @@ class Recovery:
             if record.table in nodes or record.netns in pods - {""}:
                 return True  # the container's record is damaged, and says not which are its own
             ours = record.table in self.held.connections.tables()
-            return ours or self.sandboxes.is_arriving(record.netns)
+            return ours or self.sandboxes.records.is_arriving(record.netns)
 
         await strays.sweep(self.cri, owned=owned)
-        await address.sweep(keep=self.sandboxes.tables())
+        await address.sweep(keep=self.sandboxes.records.tables())
 
     async def _attempt(self, work: Awaitable[object], what: str) -> bool:
         """Do one piece of work; return whether it succeeded, having said once why it did not."""

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from crishim.flow.phases import Phases
     from crishim.ids import ContainerId
     from crishim.restore.restore import RestoreOptions, Restorer
-    from crishim.sandbox.addresses import Arrival
+    from crishim.sandbox.arrival import Arrival
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

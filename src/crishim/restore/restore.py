@@ -70,7 +70,8 @@ if TYPE_CHECKING:
     from crishim.restore.preparing import Preparing
     from crishim.restore.restored import Restored
     from crishim.restore.revive import Reviver
-    from crishim.sandbox.addresses import Arrival, Sandboxes
+    from crishim.sandbox.addresses import PreservedAddresses
+    from crishim.sandbox.arrival import Arrival
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Restorer:
     records: Records
     paths: Paths
     namespace: str
-    sandboxes: Sandboxes
+    sandboxes: PreservedAddresses
     locks: Locks
     images: ImageDirectories
     preparations: Preparations

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from crishim.flow.phases import Phases
     from crishim.paths import Paths
     from crishim.restore.restored import Restored
-    from crishim.sandbox.addresses import Arrival
+    from crishim.sandbox.arrival import Arrival
 
 _log = logging.getLogger(__name__)
 _LOG = "restore.log"

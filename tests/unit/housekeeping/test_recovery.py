@@ -23,7 +23,7 @@ from crishim.network import hold, neighbours
 from crishim.network.keeping import Policy
 from crishim.paths import Paths
 from crishim.sandbox import evidence
-from crishim.sandbox.addresses import Sandboxes
+from crishim.sandbox.addresses import PreservedAddresses
 from crishim.sandbox.held import HeldSandboxes
 from crishim.sandbox.heldrecord import CODEC, HeldState, Waits, this_boot
 from crishim.tools.runc import Runc
@@ -68,12 +68,11 @@ class Node:
         """Make the daemon anew, as its next start does."""
         self.locks = Locks()
         self.held = HeldSandboxes(self.paths, None)
-        self.sandboxes = Sandboxes(
+        self.sandboxes = PreservedAddresses(
             cri=None,
             paths=self.paths,
             held=self.held,
             recovered=self.locks.recovered,
-            disable_mptcp=False,
             keeps=Policy(unmanaged=True),
         )
         self.recovery = Recovery(

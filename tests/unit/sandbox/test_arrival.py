@@ -18,7 +18,9 @@ from crishim.network.keeping import Policy
 from crishim.network.placement import placed
 from crishim.paths import Paths
 from crishim.sandbox import addresses as sandboxes
-from crishim.sandbox.addresses import Arrival, Sandboxes
+from crishim.sandbox import arrival as arrivals
+from crishim.sandbox.addresses import PreservedAddresses
+from crishim.sandbox.arrival import Arrival
 from crishim.sandbox.held import HeldSandboxes
 from crishim.sandbox.heldrecord import Waits
 from tests.unit.samples import held_record
@@ -41,7 +43,8 @@ class Scene:
             monkeypatch.setattr(self.held.connections, name, self.step(name))
         for name in ("apply", "put_back"):
             monkeypatch.setattr(address, name, self.step(name))
-        monkeypatch.setattr(sandboxes, "end_closed", self.step("end_closed"))
+        for module in (sandboxes, arrivals):
+            monkeypatch.setattr(module, "end_closed", self.step("end_closed"))
         monkeypatch.setattr(sandboxes, "remove", self.step("remove"))
         monkeypatch.setattr(sandboxes, "standing", self.standing)
         monkeypatch.setattr(neighbours, "loosen", self.step("loosen"))
@@ -51,15 +54,14 @@ class Scene:
 
     def again(self):
         """The daemon starts anew."""
-        self.sandboxes = Sandboxes(
+        self.sandboxes = PreservedAddresses(
             cri=None,
             paths=self.paths,
             held=self.held,
             recovered=self.locks.recovered,
-            disable_mptcp=False,
             keeps=Policy(unmanaged=True),
         )
-        self.sandboxes.load()
+        self.sandboxes.records.load()
 
     def step(self, name):
         async def run(*_, **__):
@@ -81,8 +83,8 @@ class Scene:
             sandbox=TARGET, netns="/nope", own=own, host_device="cr0",
             preserved=placed(STATE, own=own, host=own),
         )  # fmt: skip
-        self.sandboxes._files.write(TARGET, plan)
-        arrival = Arrival(self.sandboxes, self.held, self.hold, plan=plan, source=SOURCE)
+        self.sandboxes.records._files.write(TARGET, plan)
+        arrival = Arrival(self.sandboxes.records, self.held, self.hold, plan=plan, source=SOURCE)
         self.arrival = arrival
         await arrival.begin()
         self.done.clear()
@@ -124,10 +126,10 @@ async def test_no_restore_begins_while_an_undo_cannot_be_finished(scene):
     for _ in range(2):
         with pytest.raises(Busy):
             await scene.sandboxes._has_arrived(TARGET)
-    assert scene.sandboxes.unfinished == [TARGET]
+    assert scene.sandboxes.records.unsettled == [TARGET]
     scene.failing = set()
     await scene.sandboxes.recover(TARGET, arrived=False)
-    assert scene.sandboxes.unfinished == []
+    assert scene.sandboxes.records.unsettled == []
     assert await scene.arrives_anew()
 
 
@@ -171,7 +173,7 @@ async def test_each_step_of_the_release_is_tried(scene, monkeypatch, failing):
     arrival = await scene.begun()
     scene.failing = {failing}
     if failing == "write":
-        monkeypatch.setattr(scene.sandboxes._files, "write", lambda *_: 1 / 0)
+        monkeypatch.setattr(scene.sandboxes.records._files, "write", lambda *_: 1 / 0)
     await arrival.release()
     assert scene.done == [step for step in ("release", "hand_over") if step != failing]
     assert not await scene.arrives_anew()  # the restore has succeeded all the same
@@ -236,7 +238,7 @@ async def test_a_pod_can_be_deleted_whatever_fails(scene, monkeypatch):
     await arrival.release()
     scene.failing = {"put_back"}
     await scene.sandboxes.stopping(TARGET)
-    assert scene.sandboxes.sandboxes() == [TARGET]
+    assert scene.sandboxes.records.sandboxes() == [TARGET]
 
     async def none_left():
         return []
@@ -244,7 +246,7 @@ async def test_a_pod_can_be_deleted_whatever_fails(scene, monkeypatch):
     monkeypatch.setattr(scene.sandboxes, "_cri", SimpleNamespace(sandboxes=none_left))
     scene.failing = set()
     await scene.sandboxes.sweep()
-    assert scene.sandboxes.sandboxes() == []
+    assert scene.sandboxes.records.sandboxes() == []
 
 
 async def test_a_refusal_of_nftables_leaves_nothing_open(monkeypatch):

@@ -87,7 +87,7 @@ class Scene:
         node = self.node
         await node.forget_preparations(self.pod)
         assert not self.network.holds and not self.network.given
-        assert not node.flows.sandboxes.sandboxes()
+        assert not node.flows.sandboxes.records.sandboxes()
         assert not self.bodies() and not node.containerd.leases
         kept = ("restored/", "logs/")
         assert [path for path in node.state() if not path.startswith(kept)] == []
@@ -497,7 +497,7 @@ async def test_a_restore_in_doubt_has_its_sources_connections_or_they_wait_again
         )
         await node.flows.sandboxes.sweep()
         assert netns not in network.given
-    assert netns not in network.holds and not node.flows.sandboxes.doubtful
+    assert netns not in network.holds and not node.flows.sandboxes.records.doubtful
     went_on = runs and settled_by != "removal"  # which ends it, seen by nobody
     assert (netns in network.released) is went_on
     assert waiting == (set() if went_on else dropping)

@@ -21,8 +21,7 @@ from crishim.network import address, neighbours
 from crishim.network.address import AddressRecord
 from crishim.restore.restore import RestoreOptions
 from crishim.restore.restored import Restored
-from crishim.sandbox import addresses as sandboxes
-from crishim.sandbox import heldrecord
+from crishim.sandbox import heldrecord, mptcp
 from crishim.store import store
 from crishim.tools import atwork
 from tests.fakes.containerd import Refused
@@ -178,11 +177,11 @@ async def test_a_stop_of_a_pod_reaches_containerd_whatever_fails_here(
     record = AddressRecord(
         sandbox=SandboxId(pod.id), netns="/x", own=state, preserved=state, host_device="b"
     )
-    node.flows.sandboxes.remember(record)
+    node.flows.sandboxes.records.remember(record)
     await node.stop_pod(pod)
     assert not node.containerd.pods[pod.id].ready
     assert "the kernel refuses" in caplog.text
-    assert node.flows.sandboxes.sandboxes() == [pod.id]  # for the next attempt
+    assert node.flows.sandboxes.records.sandboxes() == [pod.id]  # for the next attempt
     await node.remove_pod(pod)
     assert not node.containerd.pods
 
@@ -605,7 +604,7 @@ async def test_a_pod_that_asks_for_mptcp_itself_keeps_it(
 ) -> None:
     switch = tmp_path / "enabled"
     switch.write_text("1")
-    monkeypatch.setattr(sandboxes, "_MPTCP", switch)
+    monkeypatch.setattr(mptcp, "_MPTCP", switch)
     asked = api_pb2.RunPodSandboxRequest()
     asked.config.linux.sysctls.update(sysctls)
     await node.cri.RunPodSandbox(asked)

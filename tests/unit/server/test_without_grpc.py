@@ -22,13 +22,13 @@ RUNTIME = "/runtime.v1.RuntimeService/"
 ID, SANDBOX = "c" * 64, "5" * 64
 
 
-class Addresses:
-    """A pod has another address than CNI says."""
+class Records:
+    """Every pod has another address than CNI says."""
 
-    any_preserved = True
+    any = True
 
-    def correct(self, status) -> None:
-        status.network.ip = "10.0.0.9"
+    def get(self, _):
+        return SimpleNamespace(preserved=SimpleNamespace(global_addresses=("10.0.0.9",)))
 
 
 class Node:
@@ -47,8 +47,8 @@ class Node:
             locks=self.locks, store=None, restored=None, timeout_s=60,
         )  # fmt: skip
         sandboxes = PodSandboxes(
-            calls=self.calls, cri=None, restorer=restorer, sandboxes=Addresses(), held=held,
-            locks=self.locks,
+            calls=self.calls, cri=None, restorer=restorer, held=held, locks=self.locks, mptcp=None,
+            addresses=SimpleNamespace(records=Records()),
         )  # fmt: skip
         self.methods = CriMethods(
             containers=containers, sandboxes=sandboxes, execs=Execs(locks=self.locks)

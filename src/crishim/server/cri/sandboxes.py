@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.ids import sandbox_id
-from crishim.sandbox.addresses import MPTCP_SYSCTL
+from crishim.ids import SandboxId, sandbox_id
+from crishim.sandbox import mptcp
 from crishim.server.cri.leaving import tried, whole_id
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from crishim.containerd.cri import Cri
     from crishim.flow.locks import Locks
     from crishim.restore.restore import Restorer
-    from crishim.sandbox.addresses import Sandboxes
+    from crishim.sandbox.addresses import PreservedAddresses
+    from crishim.sandbox.addressrecords import AddressRecords
     from crishim.sandbox.held import HeldSandboxes
     from crishim.server.calls import Calls
     from crishim.server.relay.overrides import Call, StreamCall
@@ -39,7 +40,8 @@ class PodSandboxes:
     calls: Calls
     cri: Cri
     restorer: Restorer
-    sandboxes: Sandboxes
+    addresses: PreservedAddresses
+    mptcp: mptcp.Mptcp
     held: HeldSandboxes
     locks: Locks
 
@@ -47,18 +49,18 @@ class PodSandboxes:
         """Run a sandbox and make its namespace fit for CRIU."""
         answer = await call.forward(call.raw)
         asked = api_pb2.RunPodSandboxRequest.FromString(call.raw).config.linux.sysctls
-        if MPTCP_SYSCTL not in asked:  # what a pod says itself is left as it is
+        if mptcp.SYSCTL not in asked:  # what a pod says itself is left as it is
             created = api_pb2.RunPodSandboxResponse.FromString(answer).pod_sandbox_id
-            await self.sandboxes.started(sandbox_id(created))
+            await self.mptcp.started(sandbox_id(created))
         return answer
 
     async def PodSandboxStatus(self, call: Call) -> bytes:
         """Return a sandbox's status with the address that its pod really has."""
         answer = await call.forward(call.raw)
-        if not self.sandboxes.any_preserved:
+        if not self.addresses.records.any:
             return answer
         status = api_pb2.PodSandboxStatusResponse.FromString(answer)
-        self.sandboxes.correct(status.status)
+        _correct(status.status, self.addresses.records)
         return status.SerializeToString()
 
     async def StopPodSandbox(self, call: Call) -> bytes:
@@ -87,15 +89,27 @@ class PodSandboxes:
         async with self.locks.whole(sandbox):
             self.restorer.preparations.drop(sandbox)
             await tried(self.restorer.pod_leaves(sandbox), f"restore in sandbox {sandbox[:13]}")
-            await tried(self.sandboxes.stopping(sandbox), f"address of sandbox {sandbox[:13]}")
+            await tried(self.addresses.stopping(sandbox), f"address of sandbox {sandbox[:13]}")
             yield sandbox
 
     async def GetContainerEvents(self, call: StreamCall) -> AsyncGenerator[bytes, None]:
         """Stream events; those with a sandbox's status report the address it really has."""
         async for event in call.forward(call.raw):
-            if not self.sandboxes.any_preserved:
+            if not self.addresses.records.any:
                 yield event
                 continue
             message = api_pb2.ContainerEventResponse.FromString(event)
-            self.sandboxes.correct(message.pod_sandbox_status)
+            _correct(message.pod_sandbox_status, self.addresses.records)
             yield message.SerializeToString()
+
+
+def _correct(status: api_pb2.PodSandboxStatus, records: AddressRecords) -> None:
+    """Put the preserved addresses into a status that names the ones CNI assigned."""
+    record = records.get(SandboxId(status.id))
+    if record is None or not status.network.ip or not record.preserved.global_addresses:
+        return
+    first, *more = record.preserved.global_addresses
+    status.network.ip = first
+    del status.network.additional_ips[:]
+    for ip in more:
+        status.network.additional_ips.add(ip=ip)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crishim._proto.containerd.services.containers.v1 import containers_pb2
     from crishim.containerd.cri import Container, Cri, Sandbox
     from crishim.containerd.records import Records
+    from crishim.ids import ContainerId
     from crishim.paths import Paths
 
 RUNC_RUNTIME = "io.containerd.runc.v2"
@@ -48,35 +49,48 @@ class Source:
     kubelet: bool
 
 
-async def resolve(
-    id_or_prefix: str, *, cri: Cri, records: Records, paths: Paths, namespace: str
-) -> Source:
-    """Look a running container up.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolver:
+    """Finds what belongs to a container on this node; one object serves the daemon."""
 
-    Raises:
-        NotFound: there is no such container.
-        Precondition: it does not run, or its runtime is not runc.
-        Unsupported: its root filesystem has no writable overlay layer.
-    """
-    if not id_or_prefix:
-        raise InvalidRequest("no container was named")
-    container = await cri.container(id_or_prefix)
-    if not container.running or container.pid <= 0:
-        raise Precondition(
-            f"container {container.id[:13]} is not running", hint="only running ones have a state"
+    cri: Cri
+    records: Records
+    paths: Paths
+
+    async def source(self, id_or_prefix: str) -> Source:
+        """Look a running container up.
+
+        Raises:
+            NotFound: there is no such container.
+            Precondition: it does not run, or its runtime is not runc.
+            Unsupported: its root filesystem has no writable overlay layer.
+        """
+        if not id_or_prefix:
+            raise InvalidRequest("no container was named")
+        container = await self.cri.container(id_or_prefix)
+        if not container.running or container.pid <= 0:
+            raise Precondition(
+                f"container {container.id[:13]} is not running",
+                hint="only running ones have a state",
+            )
+        sandbox = await self.cri.sandbox(container.sandbox)
+        return Source(
+            container=container,
+            sandbox=sandbox,
+            runc=await self.runc(container.id),
+            layer=writable_layer(container.pid),
+            log=Path(container.status.log_path) if container.status.log_path else None,
+            neighbours=await neighbours(container, cri=self.cri),
+            kubelet=from_kubelet(container.status.annotations),
         )
-    sandbox = await cri.sandbox(container.sandbox)
-    record = await records.container(container.id)
-    runc = runc_of(record, paths=paths, namespace=namespace)
-    return Source(
-        container=container,
-        sandbox=sandbox,
-        runc=runc,
-        layer=writable_layer(container.pid),
-        log=Path(container.status.log_path) if container.status.log_path else None,
-        neighbours=await neighbours(container, cri=cri),
-        kubelet=from_kubelet(container.status.annotations),
-    )
+
+    async def runc(self, container: ContainerId) -> Runc:
+        """Return the runc that containerd's shim uses for a container, running or not.
+
+        Raises: NotFound: containerd has no record of it. Precondition: another runtime than runc.
+        """
+        record = await self.records.container(container)
+        return runc_of(record, paths=self.paths, namespace=self.records.namespace)
 
 
 async def neighbours(container: Container, *, cri: Cri, starts: Collection[str] = ()) -> int:

@@ -45,6 +45,7 @@ class Records:
     """
 
     def __init__(self, channel: grpc.aio.Channel, *, namespace: str) -> None:
+        self.namespace = namespace
         self._metadata = (("containerd-namespace", namespace),)
         self._containers = Service(containers_pb2_grpc.ContainersStub(channel))
         self._leases = Service(leases_pb2_grpc.LeasesStub(channel))

@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from crishim._proto.crishim.v1 import crishim_pb2, crishim_pb2_grpc
+from crishim.container.resolve import Resolver
 from crishim.containerd.cri import Cri
 from crishim.containerd.images import Images
 from crishim.containerd.records import Records
@@ -26,7 +27,9 @@ from crishim.housekeeping.needed import Needed
 from crishim.housekeeping.recovery import Recovery
 from crishim.housekeeping.removal import Removal
 from crishim.network.keeping import Policy
+from crishim.restore.context import RestoreContext
 from crishim.restore.images import ImageDirectories
+from crishim.restore.leftovers import Leftovers
 from crishim.restore.preparations import Preparations
 from crishim.restore.preparing import Preparing
 from crishim.restore.receive import Receiver
@@ -68,6 +71,7 @@ class Flows:
     sandboxes: PreservedAddresses
     dumper: Dumper
     restorer: Restorer
+    leftovers: Leftovers
     receiver: Receiver
     recovery: Recovery
 
@@ -78,6 +82,7 @@ class _Shared:
 
     cri: Cri
     records: Records
+    resolver: Resolver
     store: Store
     pins: Pins
     locks: Locks
@@ -97,14 +102,18 @@ def build_flows(config: Config, channel: grpc.aio.Channel) -> Flows:
     """
     images = Images(channel, namespace=config.containerd.namespace)
     shared = _shared(config, channel, images)
-    dumper, restorer = _dumper(config, shared), _restorer(config, shared)
+    dumper, context = _dumper(config, shared), _restore_context(config, shared)
+    restorer = _restorer(config, shared, context)
+    leftovers = restorer.leftovers
     recovery = Recovery(
         paths=config.paths,
         cri=shared.cri,
         records=shared.records,
         held=shared.held,
         sandboxes=shared.sandboxes,
-        restorer=restorer,
+        resolver=shared.resolver,
+        leftovers=leftovers,
+        reviver=context.reviver,
         pins=shared.pins,
         locks=shared.locks,
         connections_wait_s=config.checkpoint.connections_wait_s,
@@ -121,7 +130,8 @@ def build_flows(config: Config, channel: grpc.aio.Channel) -> Flows:
         sandboxes=shared.sandboxes,
         dumper=dumper,
         restorer=restorer,
-        receiver=Receiver(restorer=restorer, handovers=shared.handovers),
+        leftovers=leftovers,
+        receiver=Receiver(context=context, leftovers=leftovers, handovers=shared.handovers),
         recovery=recovery,
     )
 
@@ -134,6 +144,7 @@ def _shared(config: Config, channel: grpc.aio.Channel, images: Images) -> _Share
     return _Shared(
         cri=cri,
         records=records,
+        resolver=Resolver(cri=cri, records=records, paths=paths),
         store=store,
         pins=Pins(images, store),
         locks=locks,
@@ -155,9 +166,8 @@ def _shared(config: Config, channel: grpc.aio.Channel, images: Images) -> _Share
 
 def _dumper(config: Config, shared: _Shared) -> Dumper:
     return Dumper(
-        cri=shared.cri,
+        resolver=shared.resolver,
         records=shared.records,
-        namespace=config.containerd.namespace,
         store=shared.store,
         turns=Turns(config.checkpoint.parallel),
         targets=Targets(),
@@ -176,22 +186,30 @@ def _dumper(config: Config, shared: _Shared) -> Dumper:
     )
 
 
-def _restorer(config: Config, shared: _Shared) -> Restorer:
-    paths, cri, restored = config.paths, shared.cri, shared.restored
-    images, restores = ImageDirectories(), Turns(config.checkpoint.parallel, what="restores")
-    return Restorer(
-        cri=cri,
+def _restore_context(config: Config, shared: _Shared) -> RestoreContext:
+    return RestoreContext(
+        cri=shared.cri,
         records=shared.records,
-        paths=paths,
-        namespace=config.containerd.namespace,
-        sandboxes=shared.sandboxes,
+        resolver=shared.resolver,
+        paths=config.paths,
         locks=shared.locks,
-        images=images,
-        preparations=Preparations(paths, images, restores),
+        addresses=shared.sandboxes,
+        images=ImageDirectories(),
+        restored=shared.restored,
+        reviver=Reviver(cri=shared.cri, paths=config.paths, restored=shared.restored),
+    )
+
+
+def _restorer(config: Config, shared: _Shared, context: RestoreContext) -> Restorer:
+    parallel = config.checkpoint.parallel
+    verified = Turns(parallel, what="restores")
+    preparations = Preparations(config.paths, context.images, verified)
+    return Restorer(
+        context=context,
+        leftovers=Leftovers(context=context, preparations=preparations),
+        preparations=preparations,
         # Of their own: who has verified would stand behind all that are still to be.
-        turns=Turns(config.checkpoint.parallel, what="restores"),
-        restored=restored,
-        reviver=Reviver(cri=cri, paths=paths, restored=restored),
+        turns=Turns(parallel, what="restores"),
         preparing=shared.preparing,
     )
 
@@ -204,6 +222,7 @@ def build_methods(config: Config, flows: Flows, *, calls: Calls) -> CriMethods:
         images=flows.images,
         dumper=flows.dumper,
         restorer=flows.restorer,
+        leftovers=flows.leftovers,
         held=flows.held,
         locks=flows.locks,
         store=flows.store,
@@ -213,7 +232,7 @@ def build_methods(config: Config, flows: Flows, *, calls: Calls) -> CriMethods:
     sandboxes = PodSandboxes(
         calls=calls,
         cri=flows.cri,
-        restorer=flows.restorer,
+        leftovers=flows.leftovers,
         addresses=flows.sandboxes,
         mptcp=Mptcp(cri=flows.cri, disable=config.checkpoint.disable_mptcp),
         held=flows.held,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from crishim import losses
 from crishim.aio.shield import in_thread, unbroken
-from crishim.container.resolve import resolve
 from crishim.dump.dump import Dump
 from crishim.errors import Busy, Precondition, Unavailable
 from crishim.layer.apply import overlay_of_snapshot
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from crishim.container.resolve import Source
-    from crishim.containerd.cri import Cri
+    from crishim.container.resolve import Resolver, Source
     from crishim.containerd.records import Records
     from crishim.dump.context import DumpContext
     from crishim.dump.request import DumpRequest, DumpResult
@@ -58,9 +56,8 @@ class Targets:
 class Dumper:
     """Takes checkpoints; one object serves the daemon."""
 
-    cri: Cri
+    resolver: Resolver
     records: Records
-    namespace: str
     store: Store
     turns: Turns
     targets: Targets
@@ -154,13 +151,7 @@ class Dumper:
 
     async def _resolve(self, container: str, phases: Phases) -> Source:
         with phases.step("resolve"):
-            return await resolve(
-                container,
-                cri=self.cri,
-                records=self.records,
-                paths=self.context.paths,
-                namespace=self.namespace,
-            )
+            return await self.resolver.source(container)
 
     def _target(self, source: Source, request: DumpRequest) -> Path:
         """Return where the archive is to appear. Blocks."""

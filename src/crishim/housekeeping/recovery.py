@@ -39,12 +39,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
     from typing import Any
 
+    from crishim.container.resolve import Resolver
     from crishim.containerd.cri import Cri
     from crishim.containerd.records import Records
     from crishim.flow.locks import Locks
     from crishim.network.hold import HoldRecord
     from crishim.paths import Paths
-    from crishim.restore.restore import Restorer
+    from crishim.restore.leftovers import Leftovers
+    from crishim.restore.revive import Reviver
     from crishim.sandbox.addresses import PreservedAddresses
     from crishim.sandbox.held import HeldSandboxes
     from crishim.store.pins import Pins
@@ -63,7 +65,9 @@ class Recovery:
     records: Records
     held: HeldSandboxes
     sandboxes: PreservedAddresses
-    restorer: Restorer
+    resolver: Resolver
+    leftovers: Leftovers
+    reviver: Reviver
     pins: Pins
     locks: Locks
     connections_wait_s: float
@@ -227,7 +231,7 @@ class Recovery:
 
     async def _look_after(self) -> None:
         await self._attempt(self._wrappers(), "wrappers of restored containers")
-        await self._attempt(self.restorer.sweep(), "containers that are gone")
+        await self._attempt(self.leftovers.sweep(), "containers that are gone")
         await self._attempt(self.sandboxes.sweep(), "addresses of pods that are gone")
         await self._attempt(self._connections(), "connections that wait")
         await self._attempt(clear_mounts(), "mounts of a CRIU that is gone")
@@ -325,7 +329,7 @@ class Recovery:
     async def _settled(self, sandbox: SandboxId, directories: list[Path]) -> None:
         arrived = False
         for directory in directories:
-            arrived = await self.restorer.reviver.has_arrived(directory) or arrived
+            arrived = await self.reviver.has_arrived(directory) or arrived
         async with self.locks.whole(sandbox):
             for directory in directories:
                 await to_the_end(self._end_half_restored(directory))
@@ -346,7 +350,7 @@ class Recovery:
             return
         if found.status.state not in (api_pb2.CONTAINER_CREATED, api_pb2.CONTAINER_EXITED):
             return
-        runc = await self.restorer.runc_of(found)
+        runc = await self.resolver.runc(found.id)
         if await in_thread(os.path.lexists, runc.root / found.id):
             await runcs.end(runc, found.id)
             _log.warning("container %s: ended what a broken restore has left of it", found.id[:13])

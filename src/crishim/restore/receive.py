@@ -27,14 +27,14 @@ from typing import TYPE_CHECKING
 from crishim.aio.lanes import Lane
 from crishim.aio.shield import in_thread, made_in_thread, to_the_end, unbroken
 from crishim.archive.reader import ArchiveReader
-from crishim.container import describe, logs
-from crishim.container.resolve import resolve
+from crishim.container import describe
 from crishim.errors import DeadlineExceeded, InvalidRequest, NotFound, Unsupported
 from crishim.kernel import cgroup, tree
 from crishim.network import address
-from crishim.restore import compare, pids, plans, putback, rights, rights_read, swap
+from crishim.restore import compare, contents, pids, plans, putback, rights, rights_read, swap
 from crishim.restore.images import image_path, make_image_path, remove_images, warm
-from crishim.restore.restore import kept_if_unsettled, plan_of, runc_options
+from crishim.restore.options import plan_of, runc_options
+from crishim.restore.revive import kept_if_unsettled
 from crishim.tools import criu
 from crishim.tools import runc as runcs
 from crishim.words import AddressMode, TcpMode
@@ -49,7 +49,9 @@ if TYPE_CHECKING:
     from crishim.flow.locks import Operation
     from crishim.flow.phases import Phases
     from crishim.ids import ContainerId
-    from crishim.restore.restore import RestoreOptions, Restorer
+    from crishim.restore.context import RestoreContext
+    from crishim.restore.leftovers import Leftovers
+    from crishim.restore.options import RestoreOptions
     from crishim.sandbox.arrival import Arrival
 
 
@@ -72,7 +74,8 @@ class ReceiveRequest:
 class Receiver:
     """Restores checkpoints that are still to be taken; one object serves the daemon."""
 
-    restorer: Restorer
+    context: RestoreContext
+    leftovers: Leftovers
     handovers: Handovers
 
     async def receive(
@@ -93,8 +96,8 @@ class Receiver:
         options = request.options
         if options.address is AddressMode.NEW or options.tcp in (TcpMode.CLOSE, TcpMode.REFUSE):
             raise InvalidRequest("a move keeps the address and the connections")
-        locks = self.restorer.locks
-        sandbox = (await self.restorer.cri.container(request.container)).sandbox
+        locks = self.context.locks
+        sandbox = (await self.context.cri.container(request.container)).sandbox
         await locks.recovered.wait(request.container, sandbox)
         with (
             locks.hold(request.container, "restore", sandbox=sandbox, alone=True) as operation,
@@ -118,12 +121,13 @@ class _Reception:
         operation: Operation,
         handover: Handover,
     ) -> None:
-        self._restorer = receiver.restorer
+        self._context = receiver.context
+        self._leftovers = receiver.leftovers
         self._request = request
         self._phases = phases
         self._operation = operation
         self._handover = handover
-        self._directory = self._restorer.paths.restore(request.container)
+        self._directory = self._context.paths.restore(request.container)
         self._given: frozenset[str] = frozenset()
 
     async def run(self, moving: AbstractContextManager[None]) -> tuple[str, ...]:
@@ -146,7 +150,7 @@ class _Reception:
             freezer = runcs.cgroup_of(source.runc, source.container.id)
             there = cgroup.processes(freezer)
             await pids.make_room(created.spec, pids.of_processes(there))
-            pod = await self._restorer.cri.sandbox(created.sandbox)
+            pod = await self._context.cri.sandbox(created.sandbox)
             self._given = compare.node_namespaces(created.spec, pod)
             self._refuse_wider(
                 created, await in_thread(rights_read.of_processes, there, source.container.spec)
@@ -154,7 +158,7 @@ class _Reception:
         with step("address"):
             arrival = await self._expect(source, created, plan)
             undo.push_async_callback(lambda: to_the_end(arrival.undo()))
-        undo.push_async_exit(self._restorer.undo_preparation(created.id))
+        undo.push_async_exit(self._leftovers.undo_preparation(created.id))
         with step("exchange"):
             await self._exchange(created, plan)
         return created, arrival
@@ -175,33 +179,20 @@ class _Reception:
         self, created: Container, arrival: Arrival, undo: contextlib.AsyncExitStack
     ) -> None:
         """Restore; once the processes run there is nothing to undo any more."""
-        step, reviver = self._phases.step, self._restorer.reviver
-        with step("restore", deadline=False):
+        with self._phases.step("restore", deadline=False):
             await kept_if_unsettled(self._start(created, arrival), undo, arrival)
         self._handover.revived = True
         undo.pop_all()
-        try:
-            with step("release", deadline=False):
-                await arrival.release()
-        finally:
-            with step("finish", deadline=False):
-                await reviver.finish(created.id)
-                await reviver.tell(created.id, self._phases)
+        await self._context.reviver.go_forward(created.id, arrival, phases=self._phases)
 
     async def _resolve(self) -> tuple[Source, Container]:
-        restorer, request = self._restorer, self._request
-        source = await resolve(
-            request.source,
-            cri=restorer.cri,
-            records=restorer.records,
-            paths=restorer.paths,
-            namespace=restorer.namespace,
-        )
+        context, request = self._context, self._request
+        source = await context.resolver.source(request.source)
         if source.container.id != request.source:
             raise NotFound(f"{request.source} is not the whole id of a container")
         if source.sandbox.host_network:
             raise Unsupported("a pod on the host's network has no address of its own to keep")
-        return source, await restorer.cri.container(request.container)
+        return source, await context.cri.container(request.container)
 
     async def _plan(self, source: Source, created: Container) -> plans.RestorePlan:
         """Compare the two as if the checkpoint had been taken now."""
@@ -221,7 +212,7 @@ class _Reception:
             ),
         )
         compare.check(created, manifest, Path(f"container {source.container.id[:13]}"))
-        pod_uid = (await self._restorer.cri.sandbox(created.sandbox)).status.metadata.uid
+        pod_uid = (await self._context.cri.sandbox(created.sandbox)).status.metadata.uid
         return plan_of(created, None, manifest, self._request.options, pod_uid=pod_uid)
 
     def _refuse_wider(self, created: Container, found: rights.Rights) -> None:
@@ -229,7 +220,7 @@ class _Reception:
             rights.check(found, created.spec, on_node=self._given)
 
     async def _exchange(self, created: Container, plan: plans.RestorePlan) -> None:
-        runc = await self._restorer.runc_of(created)
+        runc = await self._context.resolver.runc(created.id)
         images = self._directory / "images"
         await in_thread(tree.make_private_dir, self._directory)
         await in_thread(tree.make_private_dir, self._directory / "work")
@@ -244,11 +235,11 @@ class _Reception:
                 criu_config=criu.restore_config(tcp_close=False),
             )
         )
-        records = self._restorer.records
+        records = self._context.records
         await to_the_end(swap.exchange(created.id, records=records, wrapper=wrapper))
 
     async def _expect(self, source: Source, created: Container, plan: plans.RestorePlan) -> Arrival:
-        arrival = await self._restorer.sandboxes.expect(
+        arrival = await self._context.addresses.expect(
             created.sandbox, plan.states(), source=source.sandbox.id
         )
         if arrival is None:
@@ -269,7 +260,7 @@ class _Reception:
         images = image_path(self._directory / "images")
         warming = asyncio.ensure_future(in_thread(warm, images))
         try:
-            reviver = self._restorer.reviver
+            reviver = self._context.reviver
             run = reviver.run(created.id, operation=self._operation, arrival=arrival)
             self._phases.lose(await run)
         finally:
@@ -291,13 +282,12 @@ class _Reception:
             )
             if copied is None:
                 await in_thread(remove_images, self._directory / "images", lane=Lane.PAUSE)
-                await self._restorer.images.make(archive, self._directory / "images")
+                await self._context.images.make(archive, self._directory / "images")
             else:
                 await in_thread(archive.extract_images, copied, lane=Lane.PAUSE)
             self._phases.lose(await in_thread(self._arrange, archive))
-            await self._restorer.write_files(created, archive, lane=Lane.PAUSE)
-            if created.status.log_path:
-                await in_thread(logs.carry, archive, Path(created.status.log_path), lane=Lane.PAUSE)
+            await contents.write_files(created, archive, context=self._context, lane=Lane.PAUSE)
+            await contents.carry_log(created, archive, lane=Lane.PAUSE)
 
     def _arrange(self, archive: ArchiveReader) -> tuple[losses.Loss, ...]:
         """Have CRIU ask for what it drops: its options were written before there was an archive.

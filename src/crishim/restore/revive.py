@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from crishim import losses
 from crishim._proto.runtime.v1 import api_pb2
@@ -27,6 +27,8 @@ from crishim.tools import logs as tool_logs
 from crishim.words import AddressMode
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from contextlib import AsyncExitStack
     from pathlib import Path
 
     from crishim.containerd.cri import Cri
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from crishim.restore.restored import Restored
     from crishim.sandbox.arrival import Arrival
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _LOG = "restore.log"
 _OVER = "stats-restore"
@@ -168,7 +171,20 @@ class Reviver:
         await ended(container, cri=self.cri)
         return True
 
-    async def tell(self, container: ContainerId, phases: Phases) -> None:
+    async def go_forward(
+        self, container: ContainerId, arrival: Arrival | None, *, phases: Phases
+    ) -> None:
+        """Let a restored pod's connections go on, and take its checkpoint as used up."""
+        try:
+            if arrival is not None:
+                with phases.step("release", deadline=False):
+                    await arrival.release()
+        finally:
+            with phases.step("finish", deadline=False):
+                await self.finish(container)
+                await self._tell(container, phases)
+
+    async def _tell(self, container: ContainerId, phases: Phases) -> None:
         """Say what is not as it was, after a restore that went well."""
         log = self.paths.restore(container) / "work" / _LOG
         phases.lose(await in_thread(unkept.by_criu, log))
@@ -199,3 +215,16 @@ class Reviver:
                 await in_thread(step)
             except (CrishimError, OSError) as error:
                 _log.error("container %s runs, but %s: %s", container[:13], what, error)
+
+
+async def kept_if_unsettled(
+    run: Awaitable[_T], undo: AsyncExitStack, arrival: Arrival | None
+) -> _T:
+    """Await a restore; undo nothing where nobody knows whether its processes run."""
+    try:
+        return await run
+    except Unsettled:
+        undo.pop_all()
+        if arrival is not None:
+            await arrival.leave()
+        raise

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from crishim.archive.reader import ArchiveReader
 from crishim.container.resolve import from_kubelet
 from crishim.errors import CrishimError, InvalidRequest, Precondition, final_refusals
-from crishim.restore.restore import RestoreOptions
+from crishim.restore.options import RestoreOptions
 from crishim.store.store import can_name, no_such
 from crishim.words import AddressMode, OnFailure, TcpMode
 

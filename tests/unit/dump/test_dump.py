@@ -669,8 +669,9 @@ def test_what_goes_well_leaves_no_warning(node, caplog):
 def test_a_dump_that_waited_refuses_what_another_has_stopped(node, monkeypatch):
     """Both were asked for before the container stopped; the second one would thaw it."""
 
-    async def resolve(*_, **__):
-        return node.source()
+    class Resolver:
+        async def source(self, _):
+            return node.source()
 
     async def act(scene):
         class Records:
@@ -678,10 +679,9 @@ def test_a_dump_that_waited_refuses_what_another_has_stopped(node, monkeypatch):
                 await scene.dump(stop=True)
                 return []
 
-        monkeypatch.setattr("crishim.dump.dumper.resolve", resolve)
         monkeypatch.setattr("crishim.dump.dumper.overlay_of_snapshot", lambda _: None)
         dumper = Dumper(
-            cri=scene.cri, records=Records(), namespace="", store=None, turns=Turns(1),
+            resolver=Resolver(), records=Records(), store=None, turns=Turns(1),
             targets=Targets(), pins=None, context=scene.context(),
         )  # fmt: skip
         request = DumpRequest(container=ID, output=node.target.with_name("b.tar"), stop=True)

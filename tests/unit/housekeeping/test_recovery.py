@@ -77,7 +77,8 @@ class Node:
         )
         self.recovery = Recovery(
             paths=self.paths, cri=None, records=None, held=self.held, sandboxes=self.sandboxes,
-            restorer=None, pins=None, locks=self.locks, connections_wait_s=60,
+            resolver=None, leftovers=None, reviver=None, pins=None, locks=self.locks,
+            connections_wait_s=60,
         )  # fmt: skip
 
     async def start(self):
@@ -636,8 +637,8 @@ async def test_no_address_is_taken_back_because_nobody_could_list_the_restores(n
 
     recovery = Recovery(
         paths=node.paths, cri=Containers(), records=None, held=node.held,
-        sandboxes=node.sandboxes, restorer=None, pins=None, locks=node.locks,
-        connections_wait_s=60,
+        sandboxes=node.sandboxes, resolver=None, leftovers=None, reviver=None, pins=None,
+        locks=node.locks, connections_wait_s=60,
     )  # fmt: skip
     mend = refuse_list(monkeypatch, node.paths.restores)
     with pytest.raises(OSError, match="Input/output"):
@@ -665,7 +666,7 @@ async def test_what_containerd_has_given_up_does_not_live_on(
         number = api_pb2.ContainerState.Value(f"CONTAINER_{state}")
         return SimpleNamespace(id=identity, status=api_pb2.ContainerStatus(state=number))
 
-    async def runc_of(_):
+    async def runc(_):
         return Runc(binary="runc", root=node.path / "runc")
 
     async def has_arrived(_):
@@ -679,9 +680,12 @@ async def test_what_containerd_has_given_up_does_not_live_on(
         recovered.append((sandbox, arrived))
 
     monkeypatch.setattr("crishim.tools.runc.end", end)
-    reviver = SimpleNamespace(has_arrived=has_arrived)
-    restorer = SimpleNamespace(runc_of=runc_of, reviver=reviver)
-    recovery = replace(node.recovery, cri=SimpleNamespace(container=container), restorer=restorer)
+    recovery = replace(
+        node.recovery,
+        cri=SimpleNamespace(container=container),
+        resolver=SimpleNamespace(runc=runc),
+        reviver=SimpleNamespace(has_arrived=has_arrived),
+    )
     monkeypatch.setattr(node.sandboxes, "recover", recover)
     await recovery._settled("s1", [directory])
     given_up = waits and known and state in ("CREATED", "EXITED")

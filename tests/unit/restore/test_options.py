@@ -9,7 +9,7 @@ import pytest
 
 from crishim.errors import Corrupt, Precondition
 from crishim.restore import plans
-from crishim.restore.restore import RestoreOptions, plan_of, runc_options
+from crishim.restore.options import RestoreOptions, plan_of, runc_options
 from crishim.tools.runc import RuncFacts
 from crishim.words import AddressMode, TcpMode
 from tests.unit import samples

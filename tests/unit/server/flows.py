@@ -104,7 +104,7 @@ class Node:
 
     async def forget_preparations(self, pod: Pod) -> None:
         """Let what waits for a create to come again go, as the pod's stop does."""
-        self.flows.restorer.preparations.drop(pod.id)
+        self.flows.leftovers.preparations.drop(pod.id)
         async with asyncio.timeout(5):
             while self.paths.preparations.exists() and list(self.paths.preparations.iterdir()):
                 await asyncio.sleep(0.001)

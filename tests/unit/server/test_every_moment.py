@@ -14,13 +14,14 @@ import pytest
 from google.protobuf.message import Message
 
 from crishim._proto.runtime.v1 import api_pb2
+from crishim.container.resolve import Resolver
 from crishim.errors import Busy, CrishimError, RuntimeRefused, ToolFailed, Unavailable
 from crishim.flow.phases import Phases
 from crishim.ids import ContainerId, SandboxId
 from crishim.network import hold
 from crishim.restore import receive
+from crishim.restore.options import RestoreOptions
 from crishim.restore.receive import ReceiveRequest
-from crishim.restore.restore import RestoreOptions
 from crishim.restore.wanted import read_manifest
 from crishim.sandbox import heldrecord
 from crishim.sandbox.heldrecord import HeldState, Waits
@@ -194,7 +195,7 @@ async def test_a_start_cancelled_at_every_moment_goes_on_to_its_end(scene, brief
         assert isinstance(await ended(task), bytes | asyncio.CancelledError)
         body = scene.node.containerd.bodies[container]
         if body.state == api_pb2.CONTAINER_CREATED:  # cancelled before it had begun
-            assert scene.node.flows.restorer.waits(container)
+            assert scene.node.flows.leftovers.waits(container)
             await scene.starting(container)
         assert scene.node.containerd.revived[-1] == container
         assert scene.network.released[-1] == f"/run/netns/{scene.pod.id}"
@@ -219,7 +220,7 @@ async def test_a_start_is_no_cold_one_because_nobody_could_look(scene, monkeypat
             patched.setattr(os, name, refused)
         assert isinstance(await ended(scene.starting(container)), Exception)
     assert container not in scene.node.containerd.revived
-    assert scene.node.flows.restorer.waits(container)
+    assert scene.node.flows.leftovers.waits(container)
     await scene.starting(container)
     assert scene.node.containerd.revived[-1] == container
 
@@ -338,7 +339,7 @@ async def test_an_undo_of_a_preparation_whose_steps_fail_in_turn(
     node.containerd.before = {}
     assert descriptors() <= before + 2
     for body in scene.bodies():
-        assert not node.flows.restorer.waits(body), "it would be restored by half"
+        assert not node.flows.leftovers.waits(body), "it would be restored by half"
     await node.remove_pod(scene.pod)
     await node.relay.calls.until_finished()
     node.containerd.leases.clear()  # they expire
@@ -600,7 +601,7 @@ def source_runs(scene, monkeypatch):
     """What the kernel and runc would say of a source."""
     said = read_manifest(scene.node.paths.store / "saved.tar")
 
-    async def resolve(container, **_: object):
+    async def resolve(_: object, container: str):
         sandbox = SimpleNamespace(id="5a", netns="/x", host_network=False)
         found = SimpleNamespace(id=container, spec={})
         return SimpleNamespace(container=found, sandbox=sandbox, runc=None)
@@ -608,7 +609,7 @@ def source_runs(scene, monkeypatch):
     async def nothing(*_: object) -> None:
         return None
 
-    monkeypatch.setattr(receive, "resolve", resolve)
+    monkeypatch.setattr(Resolver, "source", resolve)
     monkeypatch.setattr(receive.describe, "tools", nothing)
     monkeypatch.setattr(receive.describe, "manifest", lambda *_: said)
     monkeypatch.setattr(receive.address, "read", nothing)

@@ -204,5 +204,5 @@ async def test_what_a_crash_has_left_of_it_is_removed(node) -> None:
     left.mkdir(parents=True)
     (left / "pages-1.img").write_bytes(b"memory")
     (node.paths.preparations / "0stray").write_text("no directory")
-    await node.flows.restorer.sweep()
+    await node.flows.leftovers.sweep()
     assert [path.name for path in node.paths.preparations.iterdir()] == ["0stray"]

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
+from crishim.container.resolve import Resolver
 from crishim.dump import dumper, guardian
 from crishim.dump.request import DumpRequest
 from crishim.errors import ToolFailed, Unavailable
@@ -141,7 +142,7 @@ async def test_a_checkpoint_waits_for_what_an_earlier_one_has_left(node, monkeyp
     def dump(*_, **__):
         raise ToolFailed("runc", 1)
 
-    monkeypatch.setattr(dumper, "resolve", resolve)
+    monkeypatch.setattr(Resolver, "source", resolve)
     monkeypatch.setattr(dumper, "Dump", dump)
     recovered = node.flows.locks.recovered
     recovered.expect(["d1", "5a"])

@@ -19,7 +19,7 @@ from crishim.kernel import atomic
 from crishim.kernel.net.interface import InterfaceState
 from crishim.network import address, neighbours
 from crishim.network.address import AddressRecord
-from crishim.restore.restore import RestoreOptions
+from crishim.restore.options import RestoreOptions
 from crishim.restore.restored import Restored
 from crishim.sandbox import heldrecord, mptcp
 from crishim.store import store
@@ -344,10 +344,10 @@ async def test_a_record_that_containerd_does_not_take_back_is_kept_until_it_does
         await node.flows.restorer.prepare(container, archive, options, phases=Phases())
     assert container not in node.containerd.records
     body = node.containerd.bodies.pop(container)  # a containerd that starts again does not know it
-    await node.flows.restorer.sweep()
+    await node.flows.leftovers.sweep()
     assert (node.paths.restores / container / "record").exists()
     node.containerd.before.clear()
-    await node.flows.restorer.sweep()
+    await node.flows.leftovers.sweep()
     assert container in node.containerd.records and not node.containerd.leases
     node.containerd.bodies[container] = body
     assert (await failure_of(node.start(container))).code() is grpc.StatusCode.UNKNOWN
@@ -390,7 +390,7 @@ async def test_a_full_disk_after_the_start_lets_no_pod_be_restored_twice(node, m
     await node.relay.calls.until_finished()
     again = await node.create(node.containerd.pod(), restore="saved", attempt=1)
     assert node.containerd.revived == [container]
-    assert node.flows.restorer.waits(again) is None
+    assert node.flows.leftovers.waits(again) is None
     later = Restored(node.paths)  # as the next daemon reads it
     assert later.before(pod_uid="uid", container="counter")
 

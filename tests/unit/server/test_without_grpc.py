@@ -41,14 +41,15 @@ class Node:
         self.answer = b"of containerd"
         records = SimpleNamespace(sandboxes=lambda: [SANDBOX] if self.stopped else [])
         held = SimpleNamespace(records=records)
-        restorer = SimpleNamespace(waits=lambda _: False)
+        leftovers = SimpleNamespace(waits=lambda _: False)
         containers = Containers(
-            calls=self.calls, cri=None, images=None, dumper=self, restorer=restorer, held=held,
-            locks=self.locks, store=None, restored=None, timeout_s=60,
+            calls=self.calls, cri=None, images=None, dumper=self, restorer=None,
+            leftovers=leftovers, held=held, locks=self.locks, store=None, restored=None,
+            timeout_s=60,
         )  # fmt: skip
         sandboxes = PodSandboxes(
-            calls=self.calls, cri=None, restorer=restorer, held=held, locks=self.locks, mptcp=None,
-            addresses=SimpleNamespace(records=Records()),
+            calls=self.calls, cri=None, leftovers=leftovers, held=held, locks=self.locks,
+            mptcp=None, addresses=SimpleNamespace(records=Records()),
         )  # fmt: skip
         self.methods = CriMethods(
             containers=containers, sandboxes=sandboxes, execs=Execs(locks=self.locks)

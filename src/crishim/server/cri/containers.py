@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from crishim.dump.dumper import Dumper
     from crishim.flow.locks import Locks
     from crishim.ids import ContainerId
+    from crishim.restore.leftovers import Leftovers
     from crishim.restore.restore import Restorer
     from crishim.restore.restored import Restored
     from crishim.restore.wanted import Wanted
@@ -60,6 +61,7 @@ class Containers:
     images: Images
     dumper: Dumper
     restorer: Restorer
+    leftovers: Leftovers
     held: HeldSandboxes
     locks: Locks
     store: Store
@@ -116,7 +118,7 @@ class Containers:
         if asked.unsettled is None:
             return False
         uid, name = request.sandbox_config.metadata.uid, request.config.metadata.name
-        return await self.restorer.settle(asked.unsettled, pod_uid=uid, name=name)
+        return await self.leftovers.settle(asked.unsettled, pod_uid=uid, name=name)
 
     async def _create_to_restore(
         self, request: api_pb2.CreateContainerRequest, asked: Wanted, call: Call
@@ -139,12 +141,12 @@ class Containers:
 
     async def _give_body_up(self, created: ContainerId) -> None:
         await self.cri.remove_container(created)
-        await self.restorer.removed(created)
+        await self.leftovers.removed(created)
 
     async def StartContainer(self, call: Call) -> bytes:
         """Start a container, or restore it if a checkpoint waits for it."""
         request = api_pb2.StartContainerRequest.FromString(call.raw)
-        if not self.restorer.waits(request.container_id):
+        if not self.leftovers.waits(request.container_id):
             sandbox = await self._look_before_start(request.container_id)
             # Nothing is awaited since that look: whoever cuts the pod off after it sees the start.
             with self.locks.starting(request.container_id):
@@ -166,7 +168,7 @@ class Containers:
         request = api_pb2.RemoveContainerRequest.FromString(call.raw)
         async with self._leaving(request.container_id) as container:
             answer = await call.forward(call.raw)
-            await tried(self.restorer.removed(container), f"files of {container[:13]}")
+            await tried(self.leftovers.removed(container), f"files of {container[:13]}")
             return answer
 
     @contextlib.asynccontextmanager

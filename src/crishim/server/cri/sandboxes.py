@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from crishim.containerd.cri import Cri
     from crishim.flow.locks import Locks
-    from crishim.restore.restore import Restorer
+    from crishim.restore.leftovers import Leftovers
     from crishim.sandbox.addresses import PreservedAddresses
     from crishim.sandbox.addressrecords import AddressRecords
     from crishim.sandbox.held import HeldSandboxes
@@ -39,7 +39,7 @@ class PodSandboxes:
 
     calls: Calls
     cri: Cri
-    restorer: Restorer
+    leftovers: Leftovers
     addresses: PreservedAddresses
     mptcp: mptcp.Mptcp
     held: HeldSandboxes
@@ -75,7 +75,7 @@ class PodSandboxes:
         async with self._leaving_sandbox(request.pod_sandbox_id) as sandbox:
             answer = await call.forward(call.raw)
             self.held.sandbox_removed(sandbox)
-        self.calls.afterwards("clearing up", self.restorer.sweep())
+        self.calls.afterwards("clearing up", self.leftovers.sweep())
         return answer
 
     @contextlib.asynccontextmanager
@@ -87,8 +87,8 @@ class PodSandboxes:
         sandbox = await whole_id(named, self.cri.sandboxes)
         await self.locks.recovered.wait(sandbox)
         async with self.locks.whole(sandbox):
-            self.restorer.preparations.drop(sandbox)
-            await tried(self.restorer.pod_leaves(sandbox), f"restore in sandbox {sandbox[:13]}")
+            self.leftovers.preparations.drop(sandbox)
+            await tried(self.leftovers.pod_leaves(sandbox), f"restore in sandbox {sandbox[:13]}")
             await tried(self.addresses.stopping(sandbox), f"address of sandbox {sandbox[:13]}")
             yield sandbox
 

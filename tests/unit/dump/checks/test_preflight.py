@@ -275,7 +275,7 @@ async def test_no_container_is_stopped_whose_snapshot_no_restore_could_fill(moun
         return [Mount(type=kind, source="", options=options) for kind in mounts]
 
     dumper = Dumper(
-        cri=None, records=SimpleNamespace(mounts=answer), namespace="k8s.io", store=None,
+        resolver=None, records=SimpleNamespace(mounts=answer), store=None,
         turns=None, targets=None, pins=None, context=None,
     )  # fmt: skip
     container = SimpleNamespace(snapshotter="erofs", snapshot_key="c")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab.cache import cached, recipe_key
-from lab.jail import Jail, run_in_root
-from lab.machine import apt_options, build_environment
-from lab.roots import base_root
+from lab.host.machine import apt_options, build_environment
+from lab.parts.cache import cached, recipe_key
+from lab.parts.jail import Jail, run_in_root
+from lab.parts.roots import base_root
 from lab.settings import Settings
 
 PACKAGES = ("podman", "conmon", "netavark")

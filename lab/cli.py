@@ -8,19 +8,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import machine, vmcli
-from lab.cache import locked
 from lab.down import take_down
-from lab.enter import exec_in_lab_net, exec_in_node
 from lab.errors import LabError
-from lab.gotools import build_program
-from lab.images import make_image
-from lab.kubernetes import call_kubelet, exec_kubectl
+from lab.host import machine
+from lab.kube.cluster import call_kubelet, exec_kubectl
+from lab.node.enter import exec_in_lab_net, exec_in_node
+from lab.node.images import make_image
+from lab.node.wheel import reload_crishim
+from lab.parts.cache import locked
+from lab.parts.gotools import build_program
 from lab.run import say, step
 from lab.settings import CNI_KINDS, CONTAINERD_VERSIONS, NODES_MAX, Options, Settings
 from lab.status import print_logs, print_status
 from lab.up import bring_up
-from lab.wheel import reload_crishim
+from lab.vm import cli as vmcli
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

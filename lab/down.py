@@ -8,9 +8,9 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import cgroups
-from lab.network import delete_lab
-from lab.remove import remove_tree
+from lab.host import cgroups
+from lab.host.network import delete_lab
+from lab.host.remove import remove_tree
 from lab.run import run
 
 if TYPE_CHECKING:

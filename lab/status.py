@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lab.enter import call_node
 from lab.errors import LabError
-from lab.nodes import find_node, known_nodes, services
+from lab.node.enter import call_node
+from lab.node.nodes import find_node, known_nodes, services
 from lab.run import say
 from lab.settings import Options
 

@@ -7,21 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lab import controlplane, machine
 from lab.down import take_down
-from lab.enter import call_node, check_node
 from lab.errors import LabError
-from lab.gotools import CONTAINERD, TOOLS, go_layer
-from lab.images import import_archive
-from lab.kubebuild import control_plane_programs, kubelet_layer
-from lab.kubernetes import join_nodes
-from lab.network import create_lab
-from lab.nodes import find_node, start_node
-from lab.remove import file_system_type
-from lab.roots import base_root, builder_root, trixie_containerd
+from lab.host import machine
+from lab.host.network import create_lab
+from lab.host.remove import file_system_type
+from lab.kube import controlplane
+from lab.kube.cluster import join_nodes
+from lab.kube.programs import control_plane_programs, kubelet_layer
+from lab.node.enter import call_node, check_node
+from lab.node.images import import_archive
+from lab.node.nodes import find_node, start_node
+from lab.node.wheel import python_layer, refresh_crishim, reload_crishim
+from lab.parts.gotools import CONTAINERD, TOOLS, go_layer
+from lab.parts.roots import base_root, builder_root, trixie_containerd
+from lab.parts.standins import standin_images
 from lab.run import say, step
-from lab.standins import standin_images
-from lab.wheel import python_layer, refresh_crishim, reload_crishim
 
 if TYPE_CHECKING:
     from pathlib import Path

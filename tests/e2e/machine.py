@@ -11,7 +11,7 @@ import subprocess
 import uuid
 from pathlib import Path
 
-from lab.oci import Image, write_archive, write_layer
+from lab.parts.oci import Image, write_archive, write_layer
 from tests.e2e import nodes
 from tests.e2e.waiting import eventually
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.cache import cached, files_of, recipe_key
-from lab.roots import debian_root
+from lab.parts.cache import cached, files_of, recipe_key
+from lab.parts.roots import debian_root
 from tests.e2e import nodes
 from tests.e2e.moves import ARCHIVE, assert_unharmed, checkpoint, eventually, move
 

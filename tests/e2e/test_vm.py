@@ -14,7 +14,7 @@ import subprocess
 
 import pytest
 
-from lab import cgroups
+from lab.host import cgroups
 from lab.settings import Options, Settings
 from lab.up import prepare
 from tests.e2e import leaks, nodes

@@ -1,0 +1,1 @@
+"""Kubernetes on the nodes: control plane, kubelets' files, joining."""

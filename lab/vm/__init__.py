@@ -1,0 +1,1 @@
+"""A virtual machine made of the same layers as the nodes."""

@@ -1,8 +1,7 @@
 """The machine's half of the benchmarks that need a node: a lab of their own, rounds, tables.
 
-A benchmark is one script. On the machine it brings a lab up and starts itself again inside a node
-with `--in-node`, where everything is driven over gRPC by one process whose channels are open: no
-start of a command line tool counts for anybody. Figures come back as one JSON object.
+A benchmark is a program here and a module of its name in `node`. On the machine it brings a lab up
+and starts that module inside a node; figures come back as one JSON object.
 """
 
 from __future__ import annotations
@@ -14,14 +13,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from bench.podman import CONFIGURATION, podman_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-NAME = os.environ.setdefault("CRISHIM_LAB_NAME", "bench")
 LAB = str(ROOT / "scripts" / "lab")
 IMAGE = "crishim.test/workload:1"
 NODE_PYTHON = "/opt/crishim/bin/python"
@@ -29,7 +29,7 @@ NODE_PYTHON = "/opt/crishim/bin/python"
 Figures = dict[str, Any]
 
 
-def arguments(description: str, *, rounds: int) -> argparse.Namespace:
+def arguments(description: str | None, *, rounds: int) -> argparse.Namespace:
     """Parse the options that all benchmarks share."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
@@ -40,8 +40,6 @@ def arguments(description: str, *, rounds: int) -> argparse.Namespace:
     parser.add_argument(
         "--sizes", type=int, nargs="*", metavar="MB", help="only processes of these sizes"
     )
-    parser.add_argument("--in-node", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--address", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -69,13 +67,11 @@ def install_podman(image: Path) -> None:
 
     Podman comes from the distribution of the node's root, as a layer that is made once.
     """
-    from bench._podman import CONFIGURATION, podman_layer
-
     pipe(["tar", "-C", str(podman_layer()), "-c", "usr", "etc"], "tar", "-C", "/", "-x")
     for path, text in CONFIGURATION.items():
         script = 'mkdir -p "${0%/*}" && cat > "$0"'
         argv = [LAB, "exec", "node1", "--", "sh", "-c", script, path]
-        subprocess.run(argv, input=text, text=True, check=True)
+        subprocess.run(argv, input=text, text=True, check=True, env=environment())
     pipe(["tar", "-C", str(image), "-c", "."], "podman", "import", "--quiet", "-", IMAGE)
 
 
@@ -88,26 +84,32 @@ def pipe(source: Sequence[str], *node_command: str) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             check=True,
+            env=environment(),
         )
 
 
 def run(*words: str) -> str:
     """Run one command of scripts/lab; its output is shown only if it fails."""
-    done = subprocess.run([LAB, *words], capture_output=True, text=True, check=False)
+    argv = [LAB, *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment())
     if done.returncode != 0:
         sys.exit(f"scripts/lab {' '.join(words)}:\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
-def in_node(options: argparse.Namespace, *more: str) -> subprocess.Popen[str]:
+def environment() -> dict[str, str]:
+    """Return this process's own, with the name of a lab for benchmarks where it has none."""
+    return {"CRISHIM_LAB_NAME": "bench", **os.environ}
+
+
+def in_node(options: argparse.Namespace) -> subprocess.Popen[str]:
     """Start this benchmark's other half inside the node; figures come on its standard output."""
-    argv = [LAB, "exec", "node1", "--", "env", "PYTHONPATH=/src", NODE_PYTHON, "-B"]
-    argv += [f"/src/bench/{Path(sys.argv[0]).name}", "--in-node", "--rounds", str(options.rounds)]
+    argv = [LAB, "exec", "node1", "--", "env", "PYTHONPATH=/src", NODE_PYTHON, "-B", "-m"]
+    argv += [f"bench.node.{Path(sys.argv[0]).name}", "--rounds", str(options.rounds)]
     if options.sizes is not None:
         argv += ["--sizes", *map(str, options.sizes)]
-    return subprocess.Popen(
-        [*argv, *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=environment())
 
 
 def figures_of(options: argparse.Namespace) -> Figures:
@@ -116,7 +118,8 @@ def figures_of(options: argparse.Namespace) -> Figures:
     output, _ = process.communicate()
     if process.returncode != 0:
         sys.exit(process.returncode)
-    return json.loads(output)
+    figures: Figures = json.loads(output)
+    return figures
 
 
 def show(options: argparse.Namespace, figures: Figures, table: Callable[[Figures], str]) -> None:

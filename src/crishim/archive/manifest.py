@@ -26,7 +26,7 @@ _FORMAT = "crishim-checkpoint"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """Whose soul it is, in the words of CRI.
+    """Whose state it is, in the words of CRI.
 
     Attributes:
         image: as the pod's specification names it.

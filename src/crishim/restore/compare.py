@@ -1,4 +1,4 @@
-"""Compare a checkpoint with the container that is to become its body, before CRIU does.
+"""Compare a checkpoint with the container that it is to be restored into, before CRIU does.
 
 What CRIU would find out after the old container is gone is found here; each refusal names all that
 is missing at once.
@@ -27,7 +27,7 @@ _PORTABLE_FEATURES = ("avx", "avx2", "avx512", "amx", "bmi", "sse", "fma", "aes"
 
 
 def check(created: Container, manifest: Manifest, archive: Path) -> None:
-    """Refuse a body that does not fit.
+    """Refuse a container that does not fit.
 
     Raises: Precondition: it was started already, lacks bind mounts, or the node has another
         architecture or lacks CPU features. Unsupported: it has a terminal or a user namespace.

@@ -1,7 +1,7 @@
-"""Turn a create request that names a checkpoint into one for its body, fit for containerd.
+"""Turn a create request that names a checkpoint into one of its base image, fit for containerd.
 
-The body is an ordinary container of the image that the checkpoint was taken over. Everything else
-comes from the new request: what a checkpoint says never widens what its body may do.
+What comes of it is an ordinary container of the image that the checkpoint was taken over. All else
+comes from the new request: what a checkpoint says never widens what that container may do.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NOT_CARRIED = ("cdi.k8s.io", "io.kubernetes.", "crishim.io/")
 """Annotations that belong to the old pod: its devices, the kubelet's notes, how it was restored."""
 
 
-async def body_request(
+async def base_request(
     request: api_pb2.CreateContainerRequest,
     source: manifests.Container,
     *,
@@ -38,7 +38,7 @@ async def body_request(
 ) -> api_pb2.CreateContainerRequest:
     """Return the request with the checkpoint's base image in place of what it names.
 
-    Beside the request's annotations the body gets those that its predecessor had, but for devices.
+    Beside the request's annotations it has those of the checkpoint's container, but for devices.
     Raises: NotFound: the image is neither on the node nor in its registry. Unavailable: it cannot
         be pulled now. Precondition: another image has its name now.
     """
@@ -53,7 +53,7 @@ async def body_request(
 
 
 def merged_annotations(asked: Mapping[str, str], source: Mapping[str, str]) -> dict[str, str]:
-    """Return the annotations of a body: what the checkpoint's container had, and what is asked."""
+    """Return the annotations that the checkpoint's container had, and those that are asked for."""
     carried = {key: text for key, text in source.items() if not key.startswith(_NOT_CARRIED)}
     return carried | dict(asked)
 

@@ -1,4 +1,4 @@
-"""Restore a checkpoint into a created container: "first the body, then the soul".
+"""Restore a checkpoint into a created container: prepare it, then start it.
 
     prepare, before the container is started      undo
       open      index, manifest                   -
@@ -209,7 +209,7 @@ class Restorer:
                 _log.warning("the failure of %s's restore is not on record: %s", name, error)
 
         undo.push_async_callback(turn_back)
-        await in_thread(lambda: restored.begin(pod_uid=pod_uid, container=name, body=container))
+        await in_thread(lambda: restored.begin(pod_uid=pod_uid, container=name, into=container))
 
     def _given_up(self, plan: plans.RestorePlan) -> Callable[..., Awaitable[None]]:
         """Return what gives a restore up that failed for good, if its pod prefers a cold start."""

@@ -45,13 +45,13 @@ class Restored:
         self._unwritten: set[tuple[str, str]] = set()
         self._void: set[tuple[str, str]] = set()
 
-    def begin(self, *, pod_uid: str, container: str, body: ContainerId) -> None:
+    def begin(self, *, pod_uid: str, container: str, into: ContainerId) -> None:
         """Remember that a restore is about to be tried, and in which container.
 
         Raises: NoSpace, Precondition: it cannot be remembered; nothing may be started.
         """
         self._void.discard((pod_uid, container))
-        self._write(pod_uid, container, f"{_RESTORING}{body}\n")
+        self._write(pod_uid, container, f"{_RESTORING}{into}\n")
 
     def turn_back(self, *, pod_uid: str, container: str) -> None:
         """Forget a restore that has failed: the next container is restored.

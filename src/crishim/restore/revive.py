@@ -1,4 +1,4 @@
-"""The soul of a restore: containerd starts a prepared container, whose wrapper restores it.
+"""The last step of a restore: containerd starts a prepared container, whose wrapper restores it.
 
 From the moment that its processes may run there are two ways only. Either the restore is over, and
 then it goes forward whatever happens; or it failed, or somebody stops the pod, and then not a byte

@@ -1,4 +1,4 @@
-"""Give a created container our runtime wrapper: "first the body, then the soul".
+"""Exchange a created container's record for one whose runtime is our wrapper.
 
 containerd cannot change the runtime options of a container's record, so the record is deleted and
 created again with other options. Between the two a crash would lose the container, hence: its full

@@ -14,7 +14,7 @@ from crishim.tools.runc import RuncFacts
 from crishim.words import AddressMode, TcpMode
 from tests.unit import samples
 
-BODY = SimpleNamespace(
+CREATED = SimpleNamespace(
     sandbox="s", status=SimpleNamespace(metadata=SimpleNamespace(name="counter"))
 )
 
@@ -22,7 +22,7 @@ BODY = SimpleNamespace(
 def plan(*, stopped: bool = True, dumped: str = "established", **words: object):
     sample = samples.manifest()
     said = replace(sample, options=replace(sample.options, source_running=not stopped, tcp=dumped))
-    return plan_of(BODY, Path("/a.tar"), said, RestoreOptions(**words), pod_uid="uid")
+    return plan_of(CREATED, Path("/a.tar"), said, RestoreOptions(**words), pod_uid="uid")
 
 
 def options(wanted: plans.RestorePlan) -> list[str]:

@@ -17,7 +17,7 @@ def restored(tmp_path):
 
 def test_what_is_written_is_read(restored):
     assert not restored.before(**POD) and restored.unsettled(**POD) is None
-    restored.begin(**POD, body=container_id("c0"))
+    restored.begin(**POD, into=container_id("c0"))
     assert not restored.before(**POD) and restored.unsettled(**POD) == "c0"
     restored.mark(**POD)
     assert restored.before(**POD) and restored.unsettled(**POD) is None

@@ -207,7 +207,7 @@ def test_an_archive_that_is_being_copied_here_is_no_reason_for_a_cold_start(ask,
 def test_a_failure_that_cannot_be_written_is_remembered(paths, monkeypatch):
     """Its container is soon gone, and then nobody could tell any more whether it ran."""
     restored, mark = Restored(paths), {"pod_uid": "uid-1", "container": "web"}
-    restored.begin(**mark, body=ContainerId("a" * 64))
+    restored.begin(**mark, into=ContainerId("a" * 64))
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "no")
@@ -218,7 +218,7 @@ def test_a_failure_that_cannot_be_written_is_remembered(paths, monkeypatch):
             restored.turn_back(**mark)
     assert restored.unsettled(**mark) is None
     assert Restored(paths).unsettled(**mark) == "a" * 64
-    restored.begin(**mark, body=ContainerId("b" * 64))
+    restored.begin(**mark, into=ContainerId("b" * 64))
     assert restored.unsettled(**mark) == "b" * 64
 
 

@@ -418,7 +418,7 @@ async def test_a_restore_that_a_crash_left_unsettled_is_settled_by_what_containe
     node.archive()
     pod = node.containerd.pod()
     first = ContainerId(await node.create(pod, restore="saved"))
-    node.flows.restored.begin(pod_uid="uid", container="counter", body=first)
+    node.flows.restored.begin(pod_uid="uid", container="counter", into=first)
     if ran:
         node.containerd.bodies[first].started_at = 1
         crash(node, first)
@@ -433,7 +433,7 @@ async def test_what_may_still_come_to_life_is_not_restored_in_another_container(
     node.archive()
     pod = node.containerd.pod()
     first = ContainerId(await node.create(pod, restore="saved"))
-    node.flows.restored.begin(pod_uid="uid", container="counter", body=first)
+    node.flows.restored.begin(pod_uid="uid", container="counter", into=first)
     with monkeypatch.context() as patched:
         if why == "is at work":
             patched.setattr(atwork, "tool_of", lambda _: 7)
@@ -451,7 +451,7 @@ async def test_what_may_still_come_to_life_is_not_restored_in_another_container(
 async def test_where_nobody_knows_it_is_neither_restored_again_nor_started_cold(node) -> None:
     node.archive()
     pod = node.containerd.pod()
-    node.flows.restored.begin(pod_uid="uid", container="counter", body=ContainerId("gone"))
+    node.flows.restored.begin(pod_uid="uid", container="counter", into=ContainerId("gone"))
     error = await failure_of(node.create(pod, restore="saved"))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "neither restored again nor started cold" in error.details()

@@ -22,7 +22,7 @@ from crishim.dump.request import DumpRequest
 from crishim.errors import Busy, CrishimError, InvalidRequest, Precondition, RuntimeRefused
 from crishim.flow.phases import Phases
 from crishim.ids import by_prefix, container_id
-from crishim.restore.createrequest import body_request
+from crishim.restore.createrequest import base_request
 from crishim.restore.wanted import may_want, read_manifest, refuse_foreign, wanted
 from crishim.server.cri.leaving import tried, whole_id
 from crishim.words import OnFailure
@@ -126,8 +126,8 @@ class Containers:
         manifest = await in_thread(read_manifest, asked.archive)
         if asked.options.once:
             refuse_foreign(asked, manifest, request.sandbox_config.metadata.namespace)
-        body = await body_request(request, manifest.container, cri=self.cri, images=self.images)
-        answer = await call.forward(body.SerializeToString())
+        base = await base_request(request, manifest.container, cri=self.cri, images=self.images)
+        answer = await call.forward(base.SerializeToString())
         created = container_id(api_pb2.CreateContainerResponse.FromString(answer).container_id)
         with self.calls.must_finish(f"preparation of {created[:13]}"):
             try:
@@ -135,11 +135,11 @@ class Containers:
                     created, asked.archive, asked.options, phases=Phases(timeout_s=self.timeout_s)
                 )
             except BaseException:
-                await tried(self._give_body_up(created), f"container {created[:13]}")
+                await tried(self._give_up(created), f"container {created[:13]}")
                 raise
         return answer
 
-    async def _give_body_up(self, created: ContainerId) -> None:
+    async def _give_up(self, created: ContainerId) -> None:
         await self.cri.remove_container(created)
         await self.leftovers.removed(created)
 

@@ -1,7 +1,8 @@
 """Where crishim keeps things on a node, as functions of one state and one run directory.
 
-Layout: STATE survives a reboot (checkpoints, records, directories of dumps and of restored
-containers); RUN is a tmpfs (sockets, locks). Nothing else in the code joins these paths.
+And where a kubelet keeps its checkpoints. STATE survives a reboot (checkpoints, records,
+directories of dumps and of restored containers); RUN is a tmpfs (sockets, locks). Nothing else in
+the code joins these paths.
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ from crishim.archive import manifest as manifests
 from crishim.ids import container_id, sandbox_id
 from crishim.kernel.net.interface import Address, InterfaceState
 from crishim.losses import Kind, Loss
+from crishim.modes import AddressMode, OnFailure, TcpMode
 from crishim.network.hold import HoldRecord
 from crishim.restore.plans import RestorePlan
 from crishim.sandbox.heldrecord import HeldContainer, HeldRecord
 from crishim.tools.runc import Runc
-from crishim.words import AddressMode, OnFailure, TcpMode
 
 
 def manifest() -> manifests.Manifest:

@@ -27,9 +27,7 @@ BLOCK = b"4"
 DIRECTORY = b"5"
 FIFO = b"6"
 PAX = b"x"
-PAX_GLOBAL = b"g"
 GNU_LONG_NAME = b"L"
-GNU_LONG_LINK = b"K"
 
 _OCTAL_SIZE_LIMIT = 8**11
 _OCTAL_ID_LIMIT = 8**7

@@ -1,7 +1,7 @@
 """Find everything about a running container that a dump needs, before anything is touched.
 
-The answer of this module is one frozen `Source`; the flow never asks containerd again for the same
-fact. Nothing here changes anything.
+The answer of this module is one frozen `Source`. Only what may have changed is asked again: all of
+it after a wait for a turn, and in the pause which neighbours run. Nothing here changes anything.
 """
 
 from __future__ import annotations

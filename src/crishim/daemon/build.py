@@ -68,7 +68,7 @@ class Flows:
     restored: Restored
     held: HeldSandboxes
     needed: Needed
-    sandboxes: PreservedAddresses
+    addresses: PreservedAddresses
     dumper: Dumper
     restorer: Restorer
     leftovers: Leftovers
@@ -92,7 +92,7 @@ class _Shared:
     restored: Restored
     needed: Needed
     keeps: Policy
-    sandboxes: PreservedAddresses
+    addresses: PreservedAddresses
 
 
 def build_flows(config: Config, channel: grpc.aio.Channel) -> Flows:
@@ -110,7 +110,7 @@ def build_flows(config: Config, channel: grpc.aio.Channel) -> Flows:
         cri=shared.cri,
         records=shared.records,
         held=shared.held,
-        sandboxes=shared.sandboxes,
+        addresses=shared.addresses,
         resolver=shared.resolver,
         leftovers=leftovers,
         reviver=context.reviver,
@@ -127,7 +127,7 @@ def build_flows(config: Config, channel: grpc.aio.Channel) -> Flows:
         restored=shared.restored,
         held=shared.held,
         needed=shared.needed,
-        sandboxes=shared.sandboxes,
+        addresses=shared.addresses,
         dumper=dumper,
         restorer=restorer,
         leftovers=leftovers,
@@ -154,7 +154,7 @@ def _shared(config: Config, channel: grpc.aio.Channel, images: Images) -> _Share
         restored=Restored(paths),
         needed=Needed(paths=paths, held=held, preparing=preparing),
         keeps=keeps,
-        sandboxes=PreservedAddresses(
+        addresses=PreservedAddresses(
             cri=cri,
             paths=paths,
             held=held,
@@ -193,7 +193,7 @@ def _restore_context(config: Config, shared: _Shared) -> RestoreContext:
         resolver=shared.resolver,
         paths=config.paths,
         locks=shared.locks,
-        addresses=shared.sandboxes,
+        addresses=shared.addresses,
         images=ImageDirectories(),
         restored=shared.restored,
         reviver=Reviver(cri=shared.cri, paths=config.paths, restored=shared.restored),
@@ -233,7 +233,7 @@ def build_methods(config: Config, flows: Flows, *, calls: Calls) -> CriMethods:
         calls=calls,
         cri=flows.cri,
         leftovers=flows.leftovers,
-        addresses=flows.sandboxes,
+        addresses=flows.addresses,
         mptcp=Mptcp(cri=flows.cri, disable=config.checkpoint.disable_mptcp),
         held=flows.held,
         locks=flows.locks,

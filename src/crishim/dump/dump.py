@@ -2,7 +2,7 @@
 
     resolve    find its parts on this node                      nothing to undo
     preflight  refuse what cannot work                          nothing to undo
-    prepare    working directory, half archive, hold            removed, ended
+    prepare    working directory, half archive, ends of veth    removed, closed
     layer      first pass over the writable layer               goes with the half archive
     blocks     write the archive's blocks ahead                 goes with the half archive
     guard      guardian, record of what `stop` means            discharged, removed
@@ -20,13 +20,15 @@
 A stop or removal of the container or its pod breaks a dump off until the pause; after it they wait.
 With `stop` no other container of the pod may start from `preflight` on.
 
-Each stage is a function that takes what the one before has made and returns what it has made
-itself: `Prepared`, `Frozen`, `Written`, `Packed`. None of them knows the order, which is this one
-for one container; several containers, or rounds of memory before the pause, are other orders.
+They stand in modules of their names, but for `resolve` (in `dumper`), those from `preflight` to
+`drain` (all in `prepare`), and `pause` and `resume` (in `freeze`). Each stage is a function that
+takes what the one before has made and returns what it has made itself: `Prepared`, `Frozen`,
+`Written`, `Packed`. What they take is all they know of the order: this one is for one container,
+and those of several containers can be interleaved.
 
 A failure before `publish` leaves the container running as it was and no file under the final name.
 CRIU always leaves the processes alive; with `stop` they stay frozen until their archive is durable,
-and only then are they ended.
+or they live on elsewhere, and only then are they ended; what a kubelet manages when that stops it.
 """
 
 from __future__ import annotations

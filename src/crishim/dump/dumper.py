@@ -14,7 +14,7 @@ from crishim import losses
 from crishim.aio.shield import in_thread, unbroken
 from crishim.dump.dump import Dump
 from crishim.errors import Busy, Precondition, Unavailable
-from crishim.layer.apply import overlay_of_snapshot
+from crishim.layer.overlay import overlay_of_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -49,7 +49,7 @@ class ArchivePages:
 
     writer: ArchiveWriter
     trail: Trail | None
-    words: tuple[str, ...] = ()
+    runc_args: tuple[str, ...] = ()
 
     def receiver(self, images: Path, *, processes: int) -> FifoReceiver:
         """Return the readers of FIFOs in CRIU's image directory."""

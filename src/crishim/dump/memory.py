@@ -67,10 +67,10 @@ async def write_memory(
             await work
         if prepared.remaps:
             links = await in_thread(remaps.listed, parts.workspace, lane=Lane.PAUSE)
-            await prepared.layer.add_links(links)
+            await prepared.files.add_links(links)
             await parts.shared_memory.add_links(links)
     except BaseException:
-        prepared.layer.cancel()
+        prepared.files.cancel()
         # None is left behind: they write into files that the undo is about to close.
         await asyncio.gather(*aside, return_exceptions=True)
         raise
@@ -89,7 +89,7 @@ async def _criu(frozen: Frozen, sink: PageSink) -> int:
         cgroups_mode=facts.cgroups_mode,
         tcp_established=parts.request.tcp == "established",
         link_remap=facts.link_remap,
-        pages=sink.words,
+        pages=sink.runc_args,
     )
     receiver = sink.receiver(options.images, processes=len(frozen.pids))
     advancing = parts.phases.advancing(
@@ -103,7 +103,7 @@ async def _criu(frozen: Frozen, sink: PageSink) -> int:
 async def _files(frozen: Frozen, undo: Undo) -> None:
     prepared, parts = frozen.prepared, frozen.prepared.parts
     await parts.shared_memory.copy(parts.workspace, undo)
-    await prepared.layer.last_pass(parts.workspace, undo)
+    await prepared.files.last_pass(parts.workspace, undo)
     if not prepared.remaps:
         await in_thread(remaps.late, frozen.pids, lane=Lane.PAUSE)
 

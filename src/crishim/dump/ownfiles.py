@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from crishim.container.volumes import members, of_container
 from crishim.dump.layer import LayerDump
-from crishim.layer.apply import plain_overlay
 from crishim.layer.known import FILES_MAX
+from crishim.layer.overlay import plain_overlay
 from crishim.oci import devices
 
 if TYPE_CHECKING:

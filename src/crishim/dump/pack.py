@@ -72,7 +72,7 @@ def _add(frozen: Frozen, written: Written) -> int:
         writer.add_bytes(MEMBER, carried)
     parts.phases.lose(parts.gatherer.losses)
     parts.phases.lose(unkept.by_criu(workspace.path / "dump.log"))
-    prepared.layer.add()
+    prepared.files.add()
     parts.shared_memory.add(writer)
     for name in ("stats-dump", "dump.log"):
         writer.add_bytes(name, (workspace.path / name).read_bytes())
@@ -104,7 +104,7 @@ def _manifest(frozen: Frozen, image_bytes: int, freeze_us: int) -> Manifest:
             interfaces=prepared.interfaces,
             freeze_us=freeze_us,
             image_bytes=image_bytes,
-            layer_bytes=prepared.layer.layer_bytes,
+            layer_bytes=prepared.files.layer_bytes,
             phases_us={phase.name: phase.duration_us for phase in phases.done},
             criu=criu.read_dump_statistics(parts.workspace.path / "stats-dump"),
             losses=phases.losses,

@@ -54,7 +54,7 @@ class Prepared:
     parts: Parts
     tools: describe.Tools
     writer: ArchiveWriter
-    layer: OwnFilesDump
+    files: OwnFilesDump
     guardian: Guardian
     record: HeldRecord | None
     interfaces: tuple[InterfaceState, ...]
@@ -81,9 +81,9 @@ async def prepare(parts: Parts, undo: Undo) -> Prepared:
         interfaces = await parts.connections.prepare()
     with step("layer"):
         files_max = parts.context.layer_files_max
-        layer = OwnFilesDump(source, writer, pids=parts.freezer.read, files_max=files_max)
-        async with parts.phases.advancing("layer", lambda: layer.copied_bytes):
-            await layer.first_pass()
+        own_files = OwnFilesDump(source, writer, pids=parts.freezer.read, files_max=files_max)
+        async with parts.phases.advancing("layer", lambda: own_files.copied_bytes):
+            await own_files.first_pass()
     with step("blocks"):
         expected_bytes = await in_thread(procs.memory_bytes, pids)
         trail = await _blocks(parts, writer, undo, expected_bytes=expected_bytes)
@@ -93,7 +93,7 @@ async def prepare(parts: Parts, undo: Undo) -> Prepared:
         if parts.request.stop:
             record = await _announce(parts, writer, undo, interfaces=interfaces)
     with step("changes"):
-        await layer.catch_up()
+        await own_files.catch_up()
         # What this took of the archive's blocks is made anew.
         await in_thread(writer.prepare, expected_bytes, lane=Lane.BULK)
         links = await in_thread(remaps.expect, parts.workspace, remaps.places(source), pids)
@@ -102,7 +102,7 @@ async def prepare(parts: Parts, undo: Undo) -> Prepared:
         parts=parts,
         tools=tools,
         writer=writer,
-        layer=layer,
+        files=own_files,
         guardian=guardian,
         record=record,
         interfaces=interfaces,
@@ -122,7 +122,7 @@ async def drain(prepared: Prepared, undo: Undo) -> contextlib.ExitStack:
     locks, container = parts.context.locks, parts.source.container.id
     timeout_s = parts.context.drain_timeout_s
     gate = undo.enter_context(contextlib.ExitStack())
-    gate.enter_context(locks.quiet(container))
+    gate.enter_context(locks.no_execs(container))
     await locks.execs_ended(container, timeout_s=timeout_s)
     pids = await parts.freezer.processes()
     await in_thread(preflight.sessions, parts.source, pids)

@@ -14,8 +14,8 @@ from crishim.aio.lanes import Lane
 from crishim.aio.shield import in_thread
 from crishim.container.shm import MEMBER, PLACE, directory
 from crishim.errors import Unsupported
-from crishim.layer.apply import plain_overlay
 from crishim.layer.capture import LayerCapture
+from crishim.layer.overlay import plain_overlay
 
 if TYPE_CHECKING:
     import contextlib

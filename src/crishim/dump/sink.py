@@ -48,7 +48,7 @@ class PageSink(Protocol):
     """Where the pages of one dump go."""
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def runc_args(self) -> tuple[str, ...]:
         """Options of `runc checkpoint` that send the pages there; none for files."""
 
     def receiver(self, images: Path, *, processes: int) -> PageReceiver:

@@ -284,7 +284,7 @@ class Locks:
         return [one for one in self._operations.values() if one.sandbox == sandbox]
 
     @contextlib.contextmanager
-    def quiet(self, container: ContainerId) -> Iterator[None]:
+    def no_execs(self, container: ContainerId) -> Iterator[None]:
         """Let no exec begin in a container during the block."""
         over = self._quiet[container] = asyncio.Event()
         try:

@@ -1,1 +1,1 @@
-"""What nobody has asked for: recovery after a crash, removal, what is still needed."""
+"""What is done with what is left: recovery after a crash, removal, what is still needed."""

@@ -25,7 +25,7 @@ from crishim.container import dumpnotes
 from crishim.dump import guardian
 from crishim.errors import Unavailable
 from crishim.kernel import atomic, tree
-from crishim.restore.settle import StillAtWork, tools_ended
+from crishim.tools.stillatwork import StillAtWork, tools_ended
 
 if TYPE_CHECKING:
     from crishim.containerd.cri import Cri

@@ -1,7 +1,7 @@
 """Put in order what an earlier daemon left in the middle of something, and look after it for good.
 
 The records on disk say what was meant: see `sandbox.held`, `sandbox.addresses`, `restore.plans` and
-`restore.swap`. They are read before the socket serves (`load`), so that no call behaves as if
+`restore.exchange`. They are read before the socket serves (`load`), so that no call behaves as if
 nothing was held; nothing on disk keeps the daemon from starting. Then, in the background, `begin`
 lets go on what may go on, `run` does what needs containerd, and `tend` is repeated. Calls
 for the containers and sandboxes concerned wait meanwhile (`Locks.recovered`), each until its own
@@ -28,16 +28,17 @@ from crishim.aio.shield import in_thread, to_the_end
 from crishim.errors import Corrupt, RuntimeNotFound, Unavailable
 from crishim.housekeeping import wrappers
 from crishim.housekeeping.abandoned import Abandoned
+from crishim.housekeeping.attempts import Attempts
 from crishim.ids import SandboxId, sandbox_id
 from crishim.kernel import atomic, files
 from crishim.network import address, hold, neighbours, strays
-from crishim.restore import plans, swap
-from crishim.restore.settle import StillAtWork, clear_mounts, settled
+from crishim.restore import exchange, plans
+from crishim.restore.settle import clear_mounts, settled
 from crishim.tools import runc as runcs
+from crishim.tools.stillatwork import StillAtWork
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
-    from typing import Any
+    from collections.abc import Callable, Iterable, Iterator
 
     from crishim.container.resolve import Resolver
     from crishim.containerd.cri import Cri
@@ -64,7 +65,7 @@ class Recovery:
     cri: Cri
     records: Records
     held: HeldSandboxes
-    sandboxes: PreservedAddresses
+    addresses: PreservedAddresses
     resolver: Resolver
     leftovers: Leftovers
     reviver: Reviver
@@ -74,14 +75,12 @@ class Recovery:
     _unsettled: dict[SandboxId, list[Path]] = field(default_factory=dict)
     _expected: set[str] = field(default_factory=set)
     _at_work: dict[Path | SandboxId, set[str]] = field(default_factory=dict)
-    _failing: set[str] = field(default_factory=set)
-    _told: set[str] = field(default_factory=set)
-    _again: dict[str, Callable[[], Coroutine[Any, Any, object]]] = field(default_factory=dict)
+    _pieces: Attempts = field(default_factory=Attempts)
 
     @property
     def restless(self) -> bool:
         """Whether something failed that another attempt may mend soon."""
-        return bool(self._failing or self.sandboxes.records.doubtful)
+        return self._pieces.failing or bool(self.addresses.records.doubtful)
 
     def load(self) -> None:
         """Read the records on disk, before anybody can call; never fails."""
@@ -95,7 +94,7 @@ class Recovery:
 
     def _before_calls(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """Yield what must not happen later: whoever can call also writes, and holds pods."""
-        yield "addresses of pods", self.sandboxes.records.load
+        yield "addresses of pods", self.addresses.records.load
         yield "stopped containers", self.held.records.load
         yield "neighbours of held pods", self._neighbours
         directories = [self.paths.held, self.paths.sandboxes]
@@ -112,7 +111,7 @@ class Recovery:
 
     def _left_behind(self) -> set[str]:
         """Return the ids of all containers and sandboxes that something is known of."""
-        ids: set[str] = {*self.held.records.sandboxes(), *self.sandboxes.records.sandboxes()}
+        ids: set[str] = {*self.held.records.sandboxes(), *self.addresses.records.sandboxes()}
         ids |= {item.id for _, item in self.held.records.containers()}
         with contextlib.suppress(OSError):  # whoever acts on them says so
             ids |= {work.name for work in self._abandoned.directories()}
@@ -134,12 +133,12 @@ class Recovery:
 
     async def begin(self) -> None:
         """Do at once what needs no containerd: let go on what may go on, and clear its files."""
-        await self._attempt(self._dumps(), "dumps that were left")
-        await self._until_done(self._abandoned.partials, "half archives")
+        await self._pieces.attempt(self._dumps(), "dumps that were left")
+        await self._pieces.until_done(self._abandoned.partials, "half archives")
 
     async def _dumps(self) -> None:
         """Look at each dump that was left; at none where nobody can list what is at work on one."""
-        await self._attempt(self._loaded(), "records on disk")
+        await self._pieces.attempt(self._loaded(), "records on disk")
         works = self._works()
         with_files = {work.name for work in works}
         stopped = self.held.records.containers()
@@ -155,11 +154,11 @@ class Recovery:
         Raises: RuntimeRefused, OSError: containerd or the disk does not tell what there is;
             to be called again.
         """
-        await self._attempt(self._loaded(), "records on disk")
+        await self._pieces.attempt(self._loaded(), "records on disk")
         works = self._works()
         for directory in self._restores():
-            exchange = partial(swap.recover, directory, records=self.records)
-            await self._until_done(exchange, f"record of container {directory.name[:13]}")
+            completed = partial(exchange.recover, directory, records=self.records)
+            await self._pieces.until_done(completed, f"record of container {directory.name[:13]}")
         self._unsettled.update(await self._by_sandbox())
         self._may_go_on(self._expected - self._still_left())
         async with asyncio.TaskGroup() as group:
@@ -168,8 +167,8 @@ class Recovery:
             for work in works:
                 if self.held.records.of_container(work.name) is None:  # otherwise it is `_finish`'s
                     group.create_task(self._deal_with_dump(work))
-            await self._until_done(self._strays, "holds without an owner")
-            await self._until_done(self.pins.reconcile, "pinned images")
+            await self._pieces.until_done(self._strays, "holds without an owner")
+            await self._pieces.until_done(self.pins.reconcile, "pinned images")
             await self._look_after()
         self._may_go_on(self._expected)
 
@@ -182,13 +181,12 @@ class Recovery:
 
     async def tend(self) -> None:
         """Try again what has failed; clear up after containers and pods that went without us."""
-        self._failing.clear()
-        await self._attempt(self._loaded(), "records on disk")
-        for what, step in tuple(self._again.items()):
-            await self._until_done(step, what)
-        await self._attempt(self._dumps_again(), "dumps that were left")
-        await self._attempt(self._doubtful(), "restores whose end is not known")
-        unsettled = {*self._unsettled, *self.sandboxes.records.unsettled}
+        self._pieces.new_round()
+        await self._pieces.attempt(self._loaded(), "records on disk")
+        await self._pieces.again()
+        await self._pieces.attempt(self._dumps_again(), "dumps that were left")
+        await self._pieces.attempt(self._doubtful(), "restores whose end is not known")
+        unsettled = {*self._unsettled, *self.addresses.records.unsettled}
         await asyncio.gather(*(self._settle(sandbox) for sandbox in self._idle(unsettled)))
         self._may_go_on(self._expected)
         await self._look_after()
@@ -230,12 +228,12 @@ class Recovery:
                 del self._at_work[place]
 
     async def _look_after(self) -> None:
-        await self._attempt(self._wrappers(), "wrappers of restored containers")
-        await self._attempt(self.leftovers.sweep(), "containers that are gone")
-        await self._attempt(self.sandboxes.sweep(), "addresses of pods that are gone")
-        await self._attempt(self._connections(), "connections that wait")
-        await self._attempt(clear_mounts(), "mounts of a CRIU that is gone")
-        await self._attempt(hold.remove_left(), "holds that could not be removed")
+        await self._pieces.attempt(self._wrappers(), "wrappers of restored containers")
+        await self._pieces.attempt(self.leftovers.sweep(), "containers that are gone")
+        await self._pieces.attempt(self.addresses.sweep(), "addresses of pods that are gone")
+        await self._pieces.attempt(self._connections(), "connections that wait")
+        await self._pieces.attempt(clear_mounts(), "mounts of a CRIU that is gone")
+        await self._pieces.attempt(hold.remove_left(), "holds that could not be removed")
 
     async def _connections(self) -> None:
         live = [item.id for item in await self.cri.sandboxes()]
@@ -243,7 +241,7 @@ class Recovery:
 
     async def _loaded(self) -> None:
         """Read records again that could not be read at the start, or their whole directory."""
-        for records in (self.sandboxes.records, self.held.records):
+        for records in (self.addresses.records, self.held.records):
             await in_thread(records.load_refused if records.loaded else records.load)
 
     async def _wrappers(self) -> None:
@@ -262,7 +260,7 @@ class Recovery:
             with self._waited_for(work, *ids):
                 await self._abandoned.put_in_order(work, wait_s=wait_s)
 
-        return await self._attempt(put_in_order(), what)
+        return await self._pieces.attempt(put_in_order(), what)
 
     async def _deal_with_dump(self, work: Path) -> None:
         """Put in order what a dump has left that was to stop nothing, or never came so far."""
@@ -270,7 +268,8 @@ class Recovery:
         self._may_go_on([work.name])
 
     async def _decide(self, sandbox: SandboxId) -> None:
-        await self._attempt(self.held.decide(sandbox), f"stopped container of {sandbox[:13]}")
+        what = f"stopped container of {sandbox[:13]}"
+        await self._pieces.attempt(self.held.decide(sandbox), what)
 
     async def _deal_with(self, sandbox: SandboxId) -> None:
         """Put everything in order that is known of a sandbox; then calls for it may go on."""
@@ -290,12 +289,12 @@ class Recovery:
                 return
         await self._decide(sandbox)
         ending = to_the_end(self.held.finish(sandbox))
-        await self._attempt(ending, f"end of the stopped container of {sandbox[:13]}")
+        await self._pieces.attempt(ending, f"end of the stopped container of {sandbox[:13]}")
         self._may_go_on([item.id for item in record.containers])
 
     async def _by_sandbox(self) -> dict[SandboxId, list[Path]]:
         """Return the sandboxes with something of a restore, and its containers' directories."""
-        changed = self.sandboxes.records.sandboxes()
+        changed = self.addresses.records.sandboxes()
         found: dict[SandboxId, list[Path]] = {item: [] for item in changed}
         sandboxes = {item.id: item.pod_sandbox_id for item in await self.cri.containers()}
         for directory in self._restores():
@@ -305,7 +304,7 @@ class Recovery:
 
     async def _doubtful(self) -> None:
         """Have restores settled whose end containerd took with it."""
-        if doubtful := tuple(self.sandboxes.records.doubtful):
+        if doubtful := tuple(self.addresses.records.doubtful):
             found = await self._by_sandbox()
             self._unsettled.update({item: found.get(item, []) for item in doubtful})
 
@@ -322,7 +321,7 @@ class Recovery:
                     await self._restore_ended(directory, wait_s=wait_s, worked=worked)
             await self._settled(sandbox, directories)
 
-        if await self._attempt(settle(), what):
+        if await self._pieces.attempt(settle(), what):
             self._unsettled.pop(sandbox, None)
         self._may_go_on(names)
 
@@ -333,7 +332,7 @@ class Recovery:
         async with self.locks.whole(sandbox):
             for directory in directories:
                 await to_the_end(self._end_half_restored(directory))
-            await to_the_end(self.sandboxes.recover(sandbox, arrived=arrived))
+            await to_the_end(self.addresses.recover(sandbox, arrived=arrived))
 
     async def _end_half_restored(self, directory: Path) -> None:
         """End what a restore has brought to life and containerd does not know as running.
@@ -364,41 +363,18 @@ class Recovery:
 
         Raises: Unavailable: the records cannot be read, and each hold may have one.
         """
-        if not (self.held.records.loaded and self.sandboxes.records.loaded):
+        if not (self.held.records.loaded and self.addresses.records.loaded):
             raise Unavailable("the records of held pods cannot be read")
         unreadable = self.held.records.unreadable
         unread = [item for item in await self.cri.sandboxes() if item.id in unreadable]
         pods = {(await self.cri.sandbox(SandboxId(item.id))).netns for item in unread}
-        nodes = {hold.NodeHold((), key=item[:12]).record.table for item in unreadable}
+        nodes = {hold.NodeHold.record_of(item).table for item in unreadable}
 
         def owned(record: HoldRecord) -> bool:
             if record.table in nodes or record.netns in pods - {""}:
                 return True  # the container's record is damaged, and says not which are its own
             ours = record.table in self.held.connections.tables()
-            return ours or self.sandboxes.records.is_arriving(record.netns)
+            return ours or self.addresses.records.is_arriving(record.netns)
 
         await strays.sweep(self.cri, owned=owned)
-        await address.sweep(keep=self.sandboxes.records.tables())
-
-    async def _attempt(self, work: Awaitable[object], what: str) -> bool:
-        """Do one piece of work; return whether it succeeded, having said once why it did not."""
-        try:
-            await work
-        except Exception as error:  # noqa: BLE001 - one piece must not cost the others
-            if what not in self._told:
-                _log.exception("recovery: %s", what)
-            else:
-                _log.debug("recovery: %s: %s", what, error)
-            self._failing.add(what)
-            self._told.add(what)
-            return False
-        self._failing.discard(what)
-        self._told.discard(what)
-        return True
-
-    async def _until_done(self, work: Callable[[], Coroutine[Any, Any, object]], what: str) -> None:
-        """Do one piece of work to its end, and have `tend` do it again if it fails."""
-        if await self._attempt(to_the_end(work()), what):
-            self._again.pop(what, None)
-        else:
-            self._again[what] = work
+        await address.sweep(keep=self.addresses.records.tables())

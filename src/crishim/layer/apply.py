@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 
 from crishim.aio.quiet import between_pieces
 from crishim.archive import tar
-from crishim.errors import Corrupt, Precondition, Unsupported
+from crishim.errors import Corrupt, Precondition
 from crishim.kernel.atomic import storage_errors
-from crishim.kernel.mounts import Overlay, overlay_from_options
 from crishim.kernel.splice import copy_range
 from crishim.kernel.tree import open_dir_at, remove_tree_at
 from crishim.layer.members import MEMBERS, keeps_xattr
@@ -27,9 +26,9 @@ from crishim.layer.read import OPAQUE, PATCHED, REMOVED_ENTRY, WHITEOUT, LayerEn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from crishim.archive.reader import ArchiveReader
+    from crishim.kernel.mounts import Overlay
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -39,32 +38,6 @@ _KINDS = {
     tar.CHARACTER: stat.S_IFCHR,
     tar.BLOCK: stat.S_IFBLK,
 }
-
-
-def overlay_of_snapshot(mounts: Sequence[tuple[str, str, Sequence[str]]]) -> Overlay:
-    """Return the overlay that a snapshot's mounts (type, source, options) are going to make.
-
-    Raises: Unsupported: the snapshotter makes something else.
-    """
-    if len(mounts) != 1 or mounts[0][0] != "overlay":
-        raise Unsupported(
-            "the container's snapshot is not an overlay",
-            details=", ".join(kind for kind, _, _ in mounts),
-            hint="use containerd's overlayfs snapshotter",
-        )
-    return overlay_from_options(mounts[0][2])
-
-
-def plain_overlay(directory: Path) -> Overlay:
-    """Return a directory as the upper one of an overlay that hides nothing."""
-    return Overlay(
-        upper=directory,
-        work=directory,
-        lower=(),
-        user_xattr=False,
-        metacopy=False,
-        redirect_dir=False,
-    )
 
 
 def apply_layer(

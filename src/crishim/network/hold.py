@@ -290,12 +290,17 @@ class NodeHold:
     `held` to do: when the connections are restored (`hand_over`) or let go (`give_up`), and for the
     time of a restore. One that no record knows is taken away by `strays`.
 
-    Args: key: hexadecimal digits that no other hold has; the same key names the same table.
+    Args: sandbox: whose addresses they were; the same one has the same table.
     """
 
-    def __init__(self, addresses: Collection[str], *, key: str) -> None:
+    def __init__(self, addresses: Collection[str], *, sandbox: str) -> None:
         self._addresses = tuple(addresses)
-        self.record = HoldRecord(netns="", family="inet", table=f"{rules.PREFIX}node_{key}")
+        self.record = self.record_of(sandbox)
+
+    @staticmethod
+    def record_of(sandbox: str) -> HoldRecord:
+        """Return what the hold for a sandbox is known by."""
+        return HoldRecord(netns="", family="inet", table=f"{rules.PREFIX}node_{sandbox[:12]}")
 
     async def close(self) -> None:
         """Begin to drop; may be repeated, and goes on dropping then."""

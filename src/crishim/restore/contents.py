@@ -13,7 +13,8 @@ from crishim._proto.runtime.v1 import api_pb2
 from crishim.aio.lanes import Lane
 from crishim.aio.shield import in_thread
 from crishim.container import logs, shm, volumes
-from crishim.layer.apply import apply_layer, overlay_of_snapshot
+from crishim.layer.apply import apply_layer
+from crishim.layer.overlay import overlay_of_snapshot
 from crishim.oci import devices
 from crishim.restore.ownfiles import apply_volumes
 from crishim.restore.shm import apply_shared_memory

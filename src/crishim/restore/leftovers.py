@@ -21,7 +21,7 @@ from crishim.aio.shield import in_thread, to_the_end
 from crishim.errors import Busy, CrishimError, Precondition, RuntimeNotFound, RuntimeRefused
 from crishim.ids import ContainerId, SandboxId, by_prefix
 from crishim.kernel import atomic, files, tree
-from crishim.restore import plans, swap
+from crishim.restore import exchange, plans
 from crishim.restore.images import remove_images
 from crishim.restore.settle import Unsettled, settled
 
@@ -61,7 +61,7 @@ class Leftovers:
         try:
             if directory.exists():
                 await in_thread(plans.finish, directory)
-                await swap.recover(directory, records=self.context.records)
+                await exchange.recover(directory, records=self.context.records)
                 await self.removed(container)
         except Exception:  # noqa: BLE001 - the caller is told of the failure that it is undone for
             _log.exception("what was prepared for container %s stays", container[:13])
@@ -136,7 +136,7 @@ class Leftovers:
 
         One whose record an exchange left missing comes back when containerd starts again.
         """
-        await swap.recover(directory, records=self.context.records)
+        await exchange.recover(directory, records=self.context.records)
         if not await self.context.records.exists(ContainerId(directory.name)):
             await self.removed(directory.name)
 

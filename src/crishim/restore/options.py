@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from crishim.errors import Precondition
+from crishim.modes import AddressMode, OnFailure, TcpMode
 from crishim.restore import plans
-from crishim.words import AddressMode, OnFailure, TcpMode
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,8 @@ from crishim.container.volumes import members
 from crishim.errors import Precondition
 from crishim.kernel.atomic import storage_errors
 from crishim.kernel.tree import remove_content
-from crishim.layer.apply import apply_members, plain_overlay
+from crishim.layer.apply import apply_members
+from crishim.layer.overlay import plain_overlay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -6,6 +6,7 @@
     criu.conf     CRIU's options that runc has no flag for
     pending       the plan, as JSON; as long as it is there, a `create` restores
     record        containerd's own record of the container, while it is being exchanged
+    restored      stands while the wrapper's `create` has restored and `start` has not come
     images, work  CRIU's images (or where they are mounted) and its log
 
 The directory stays as long as the container does, because containerd's shim calls the wrapper for
@@ -23,8 +24,8 @@ from crishim.errors import Corrupt
 from crishim.kernel import atomic
 from crishim.kernel.net.interface import InterfaceState
 from crishim.losses import decode
+from crishim.modes import AddressMode, OnFailure, TcpMode
 from crishim.versioned import Codec
-from crishim.words import AddressMode, OnFailure, TcpMode
 
 if TYPE_CHECKING:
     from pathlib import Path

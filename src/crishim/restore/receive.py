@@ -1,4 +1,4 @@
-"""Restore a container's next checkpoint the moment it is there: most of the way is gone before.
+"""Restore a container's next checkpoint the moment it is there: all else is done before.
 
     prepare, while the source runs              undo
       compare   both containers, node, rights     -
@@ -30,14 +30,23 @@ from crishim.archive.reader import ArchiveReader
 from crishim.container import describe
 from crishim.errors import DeadlineExceeded, InvalidRequest, NotFound, Unsupported
 from crishim.kernel import cgroup, tree
+from crishim.modes import AddressMode, TcpMode
 from crishim.network import address
-from crishim.restore import compare, contents, pids, plans, putback, rights, rights_read, swap
+from crishim.restore import (
+    compare,
+    contents,
+    pids,
+    plans,
+    putback,
+    rights,
+    rights_read,
+)
+from crishim.restore.arm import arm
 from crishim.restore.images import image_path, make_image_path, remove_images, warm
-from crishim.restore.options import plan_of, runc_options
+from crishim.restore.options import plan_of
 from crishim.restore.revive import kept_if_unsettled
 from crishim.tools import criu
 from crishim.tools import runc as runcs
-from crishim.words import AddressMode, TcpMode
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -226,17 +235,14 @@ class _Reception:
         await in_thread(tree.make_private_dir, self._directory / "work")
         self._handover.image_directory = await in_thread(make_image_path, images)
         facts = await runcs.facts(runc.binary)
-        wrapper = await in_thread(
-            lambda: plans.write(
-                self._directory,
-                plan=plan,
-                runc=runc.binary,
-                options=runc_options(self._directory, image_path(images), plan, facts),
-                criu_config=criu.restore_config(tcp_close=False),
-            )
+        await arm(
+            created.id,
+            plan,
+            images=image_path(images),
+            runc=runc,
+            facts=facts,
+            context=self._context,
         )
-        records = self._context.records
-        await to_the_end(swap.exchange(created.id, records=records, wrapper=wrapper))
 
     async def _expect(self, source: Source, created: Container, plan: plans.RestorePlan) -> Arrival:
         arrival = await self._context.addresses.expect(

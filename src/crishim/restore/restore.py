@@ -10,9 +10,11 @@
       exchange  the record names our wrapper      the record is created again
 
     start, instead of a plain start               undo
+      (a pod's mark says that it begins)          turned back
       address   hold, give the pod its address    put back, hold ended
       restore   containerd starts the wrapper     the plan stays: the next start restores again
       release   connections go on                 -
+      finish    mark, plan and images are used up -
 
 A failed restore never becomes a cold start by itself: an empty database in place of a full one is
 the worst outcome there is.
@@ -32,13 +34,21 @@ from crishim.archive.reader import ArchiveReader
 from crishim.errors import NotFound, Precondition, final_refusals
 from crishim.ids import ContainerId, sandbox_id
 from crishim.kernel import tree
-from crishim.restore import compare, contents, pids, plans, putback, rights, rights_read, swap
-from crishim.restore.options import plan_of, runc_options
+from crishim.modes import AddressMode, OnFailure
+from crishim.restore import (
+    compare,
+    contents,
+    pids,
+    plans,
+    putback,
+    rights,
+    rights_read,
+)
+from crishim.restore.arm import arm
+from crishim.restore.options import plan_of
 from crishim.restore.preparations import Claimant
 from crishim.restore.revive import kept_if_unsettled
-from crishim.tools import criu
 from crishim.tools import runc as runcs
-from crishim.words import AddressMode, OnFailure, TcpMode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -118,18 +128,14 @@ class Restorer:
                         await contents.carry_log(created, archive)
                 images = await prepared.take(directory / "images")
             with phases.step("exchange", deadline=False):
-                wrapper = await in_thread(
-                    lambda: plans.write(
-                        directory,
-                        plan=plan,
-                        runc=runc.binary,
-                        options=runc_options(directory, images, plan, facts),
-                        criu_config=criu.restore_config(tcp_close=plan.tcp is TcpMode.CLOSE)
-                        + putback.arrange(directory, archive),
-                    )
-                )
-                await to_the_end(
-                    swap.exchange(container, records=self.context.records, wrapper=wrapper)
+                await arm(
+                    container,
+                    plan,
+                    images=images,
+                    runc=runc,
+                    facts=facts,
+                    context=self.context,
+                    arrange=lambda: putback.arrange(directory, archive),
                 )
 
     async def _compare(

@@ -1,4 +1,4 @@
-"""The last step of a restore: containerd starts a prepared container, whose wrapper restores it.
+"""The processes of a restore: containerd starts a prepared container, whose wrapper restores it.
 
 From the moment that its processes may run there are two ways only. Either the restore is over, and
 then it goes forward whatever happens; or it failed, or somebody stops the pod, and then not a byte
@@ -20,11 +20,11 @@ from crishim.container import logs, unkept
 from crishim.errors import CrishimError, RuntimeNotFound, RuntimeRefused, ToolFailed
 from crishim.ids import ContainerId
 from crishim.kernel import files
+from crishim.modes import AddressMode
 from crishim.restore import plans, putback
 from crishim.restore.images import remove_images
 from crishim.restore.settle import Unsettled, ended, runs_after_all
 from crishim.tools import logs as tool_logs
-from crishim.words import AddressMode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Stands in for runc for one restored container, in whose directory it lies. containerd's shim calls
 # it as it calls runc, for as long as the container lives: with or without a crishim daemon.
-#   create  restores the container from its checkpoint, as long as the file `plans` is there;
+#   create  restores the container from its checkpoint, as long as the file `pending` is there;
 #   start   has nothing left to do after such a create;
 #   others  are runc's, with the very same arguments.
 # A container whose checkpoint is used up is never created again: that would be a cold start.

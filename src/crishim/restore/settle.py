@@ -12,16 +12,16 @@ import asyncio
 import contextlib
 import logging
 import math
-import time
 from typing import TYPE_CHECKING
 
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.aio.shield import in_thread
 from crishim.errors import RuntimeNotFound, RuntimeRefused, Unavailable
-from crishim.tools import atwork, criu
+from crishim.tools import criu
+from crishim.tools.stillatwork import tools_ended
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from crishim.containerd.cri import Cri
@@ -40,10 +40,6 @@ class Unsettled(Unavailable):
     """It is not known whether a restored container runs: nothing may be undone, nor finished."""
 
 
-class StillAtWork(Unavailable):
-    """A runc, a CRIU or a guardian of an earlier daemon has not come to its end yet."""
-
-
 async def settled(directory: Path, *, wait_s: float = math.inf, worked: bool = False) -> None:
     """Wait for a restore under way, which containerd takes back where its caller has gone.
 
@@ -55,33 +51,6 @@ async def settled(directory: Path, *, wait_s: float = math.inf, worked: bool = F
     if await tools_ended(directory, wait_s=wait_s) or worked:
         await asyncio.sleep(_TAKING_BACK_S)
     await clear_mounts()
-
-
-async def tools_ended(
-    directory: Path, *, wait_s: float = math.inf, meanwhile: Callable[[], object] = bool
-) -> bool:
-    """Wait until no runc and no CRIU works below a directory; return whether one did.
-
-    Args: wait_s: how long; one look there is in any case.
-        meanwhile: called again and again until then; it may block for a moment.
-    Raises: StillAtWork: one does still.
-    """
-    until = time.monotonic() + wait_s
-    worked, pid = False, 0
-    while True:
-        try:
-            if pid and atwork.is_tool(pid, directory):
-                await in_thread(meanwhile)
-            elif pid := await in_thread(atwork.tool_of, directory):
-                worked = True
-                continue
-            else:
-                return worked
-        except OSError as error:  # too many files are open, for instance: nobody knows
-            _log.warning("cannot look for what works in %s: %s", directory, error)
-        if time.monotonic() >= until:
-            raise StillAtWork(f"a runc or CRIU is at work in {directory}, or may be")
-        await asyncio.sleep(_POLL_S)
 
 
 async def clear_mounts() -> None:

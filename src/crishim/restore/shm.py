@@ -9,7 +9,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from crishim.container.shm import MEMBER, directory
-from crishim.layer.apply import apply_members, plain_overlay
+from crishim.layer.apply import apply_members
+from crishim.layer.overlay import plain_overlay
 
 if TYPE_CHECKING:
     from crishim.archive.reader import ArchiveReader

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 from crishim.archive.reader import ArchiveReader
 from crishim.container.resolve import from_kubelet
 from crishim.errors import CrishimError, InvalidRequest, Precondition, final_refusals
+from crishim.modes import AddressMode, OnFailure, TcpMode
 from crishim.restore.options import RestoreOptions
 from crishim.store.store import can_name, no_such
-from crishim.words import AddressMode, OnFailure, TcpMode
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -157,7 +157,7 @@ class HeldConnections:
         return caught.stop_catching() if caught is not None else []
 
     async def hand_over(self, sandbox: SandboxId) -> None:
-        """Give up the connections of a stopped container: they were restored elsewhere.
+        """Hold connections no longer, because they were restored elsewhere.
 
         The node's hold goes for good, if there is one. Its sandbox, if it is still there, keeps the
         address behind its hold until it is removed; a container that is still frozen is ended when
@@ -230,4 +230,4 @@ class HeldConnections:
 
 
 def _node_hold(record: HeldRecord) -> hold.NodeHold:
-    return hold.NodeHold(record.waiting, key=record.sandbox[:12])
+    return hold.NodeHold(record.waiting, sandbox=record.sandbox)

@@ -124,7 +124,7 @@ class HeldRecord:
         """The hold of the node; None while the sandbox's own is enough, or none is needed."""
         if self.waits is not Waits.AT_NODE:
             return None
-        return NodeHold((), key=self.sandbox[:12]).record
+        return NodeHold.record_of(self.sandbox)
 
     @property
     def waiting(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The one table from errors to gRPC status.
 
-The only file that knows both our errors and status codes. Callers act on few codes: kubelet's CRI
+The only file that chooses the status of an error of ours. Callers act on few codes: kubelet's CRI
 client singles out NOT_FOUND, UNIMPLEMENTED, DEADLINE_EXCEEDED and UNAVAILABLE.
 """
 

@@ -12,8 +12,9 @@ from crishim.archive.reader import ArchiveReader
 from crishim.archive.writer import ArchiveWriter
 from crishim.errors import Corrupt, Precondition, Unsupported
 from crishim.kernel import mounts
-from crishim.layer.apply import apply_layer, overlay_of_snapshot
+from crishim.layer.apply import apply_layer
 from crishim.layer.members import MEMBERS
+from crishim.layer.overlay import overlay_of_snapshot
 from tests.unit.samples import manifest
 
 

@@ -12,8 +12,8 @@ from crishim.archive.reader import ArchiveReader
 from crishim.archive.writer import ArchiveWriter
 from crishim.container import shm
 from crishim.errors import CrishimError
-from crishim.layer.apply import plain_overlay
 from crishim.layer.capture import LayerCapture
+from crishim.layer.overlay import plain_overlay
 from crishim.layer.read import read_layer
 from crishim.restore.shm import apply_shared_memory
 from tests.integration.layer.walker import view

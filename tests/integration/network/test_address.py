@@ -97,7 +97,7 @@ async def test_the_old_pod_may_be_gone_meanwhile(network, version, tmp_path):
     source = network.pod(2)
     preserved = await address.read(source.path)
     held = await hold.SourceHold.prepare(source.path, lasting=True)
-    node = hold.NodeHold(preserved.global_addresses, key="0123456789ab")
+    node = hold.NodeHold(preserved.global_addresses, sandbox="0123456789ab")
     async with Talk(
         server=source, client=network.client, address=primary(preserved, version)
     ) as talk:

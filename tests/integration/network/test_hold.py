@@ -107,7 +107,7 @@ def refuse(*_):
 
 
 async def test_a_hold_of_the_node_goes_on_while_it_is_set_again(network):
-    node = hold.NodeHold(["10.77.0.2", "fd77::2"], key="0123456789ab")
+    node = hold.NodeHold(["10.77.0.2", "fd77::2"], sandbox="0123456789ab")
     for _ in range(2):
         await node.close()
         assert await hold.standing("") == [node.record]

@@ -16,7 +16,7 @@ from crishim.container.volumes import ImageVolume
 from crishim.dump.checks import space
 from crishim.dump.ownfiles import OwnFilesDump
 from crishim.errors import NoSpace, NotFound, Precondition, Unsupported
-from crishim.layer.apply import plain_overlay
+from crishim.layer.overlay import plain_overlay
 from crishim.restore import compare
 from crishim.restore.ownfiles import apply_volumes
 from tests.unit.restore.test_compare import ARCHIVE, DATA, body, checkpoint, refusal

@@ -17,9 +17,9 @@ from crishim.container import dumpnotes
 from crishim.dump import guardian
 from crishim.dump.guardian import Guardian
 from crishim.kernel import process
+from crishim.modes import TcpMode
 from crishim.restore.options import runc_options
 from crishim.tools import atwork, runc
-from crishim.words import TcpMode
 
 
 @pytest.fixture

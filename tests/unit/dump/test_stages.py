@@ -217,7 +217,7 @@ def test_both_go_on_wherever_it_is_broken_off(pod, late):
 class Collected:
     """A page sink that is no archive: keeps the pages in memory, as a page server would."""
 
-    words = ("--page-server", "192.0.2.1:27")
+    runc_args = ("--page-server", "192.0.2.1:27")
 
     def __init__(self, *, full=False) -> None:
         self.pages = b""
@@ -284,7 +284,7 @@ def test_memory_goes_where_the_sink_says(pod):
     node = pod[0]
     play(node, act)
     assert sink.pages == node.pages and sink.processes == 1 and sink.left
-    assert " ".join(sink.words) in " ".join(node.options.argv(node.id))
+    assert " ".join(sink.runc_args) in " ".join(node.options.argv(node.id))
     with ArchiveReader.open(node.target, trusted_owner=False) as reader:
         reader.verify()
         names = [entry.name for entry in reader.manifest().entries]

@@ -198,7 +198,7 @@ async def test_an_exec_waits_for_the_pause_and_no_longer():
     locks = Locks()
     with locks.hold(ONE, "checkpoint", sandbox=POD):
         await locks.exec_may_begin(ONE)
-        with locks.quiet(ONE):
+        with locks.no_execs(ONE):
             waiting = asyncio.ensure_future(locks.exec_may_begin("on"))
             await locks.exec_may_begin(OTHER)
             await asyncio.sleep(0)

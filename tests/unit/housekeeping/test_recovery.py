@@ -76,7 +76,7 @@ class Node:
             keeps=Policy(unmanaged=True),
         )
         self.recovery = Recovery(
-            paths=self.paths, cri=None, records=None, held=self.held, sandboxes=self.sandboxes,
+            paths=self.paths, cri=None, records=None, held=self.held, addresses=self.sandboxes,
             resolver=None, leftovers=None, reviver=None, pins=None, locks=self.locks,
             connections_wait_s=60,
         )  # fmt: skip
@@ -576,7 +576,7 @@ async def test_a_hold_whose_record_cannot_be_read_stays(node, kernel, monkeypatc
     monkeypatch.setattr("crishim.network.address.sweep", every)
     recovery = replace(node.recovery, cri=SimpleNamespace(sandboxes=every, sandbox=one))
     recovery.load()
-    await recovery._until_done(recovery._strays, "holds without an owner")
+    await recovery._pieces.until_done(recovery._strays, "holds without an owner")
     assert kernel.removed == (["crishim_hold_2"] if damage == "record" else [])
     assert swept == []
 
@@ -637,7 +637,7 @@ async def test_no_address_is_taken_back_because_nobody_could_list_the_restores(n
 
     recovery = Recovery(
         paths=node.paths, cri=Containers(), records=None, held=node.held,
-        sandboxes=node.sandboxes, resolver=None, leftovers=None, reviver=None, pins=None,
+        addresses=node.sandboxes, resolver=None, leftovers=None, reviver=None, pins=None,
         locks=node.locks, connections_wait_s=60,
     )  # fmt: skip
     mend = refuse_list(monkeypatch, node.paths.restores)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from crishim.errors import Unsupported
 from crishim.kernel.tree import remove_tree
-from crishim.layer.apply import plain_overlay
 from crishim.layer.capture import LayerCapture
 from crishim.layer.known import Entries
+from crishim.layer.overlay import plain_overlay
 from crishim.layer.read import read_layer
 
 names = st.binary(min_size=1, max_size=20).filter(lambda name: not set(name) & {0, ord("/")})

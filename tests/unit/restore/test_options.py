@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from crishim.errors import Corrupt, Precondition
+from crishim.modes import AddressMode, TcpMode
 from crishim.restore import plans
 from crishim.restore.options import RestoreOptions, plan_of, runc_options
 from crishim.tools.runc import RuncFacts
-from crishim.words import AddressMode, TcpMode
 from tests.unit import samples
 
 CREATED = SimpleNamespace(

@@ -140,7 +140,7 @@ class Tables:
 async def test_the_node_drops_nothing_once_connections_have_gone_on(held, monkeypatch, first):
     tables = Tables(monkeypatch)
     record = held_record(archive="/a", boot_id=this_boot())
-    node_hold = hold.NodeHold(record.waiting, key=record.sandbox[:12]).record
+    node_hold = hold.NodeHold.record_of(record.sandbox)
     record = dataclasses.replace(
         record.all_changed(state=HeldState.ENDED), waits=Waits.AT_NODE, reservations=""
     )

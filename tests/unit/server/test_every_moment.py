@@ -88,7 +88,7 @@ class Scene:
         node = self.node
         await node.forget_preparations(self.pod)
         assert not self.network.holds and not self.network.given
-        assert not node.flows.sandboxes.records.sandboxes()
+        assert not node.flows.addresses.records.sandboxes()
         assert not self.bodies() and not node.containerd.leases
         kept = ("restored/", "logs/")
         assert [path for path in node.state() if not path.startswith(kept)] == []
@@ -439,7 +439,7 @@ async def test_what_cannot_be_ended_stays_sealed_until_it_is_known_to_have_ended
 def waiting(scene, monkeypatch):
     """A stopped container whose sandbox has gone: the node drops for its address."""
     sandbox = SandboxId("5" * 64)
-    node_hold = hold.NodeHold((), key=sandbox[:12]).record
+    node_hold = hold.NodeHold.record_of(sandbox)
     tables = {node_hold.table}
 
     async def close(one: hold.NodeHold) -> None:
@@ -496,9 +496,9 @@ async def test_a_restore_in_doubt_has_its_sources_connections_or_they_wait_again
         node.containerd.RemovePodSandbox(
             api_pb2.RemovePodSandboxRequest(pod_sandbox_id=scene.pod.id)
         )
-        await node.flows.sandboxes.sweep()
+        await node.flows.addresses.sweep()
         assert netns not in network.given
-    assert netns not in network.holds and not node.flows.sandboxes.records.doubtful
+    assert netns not in network.holds and not node.flows.addresses.records.doubtful
     went_on = runs and settled_by != "removal"  # which ends it, seen by nobody
     assert (netns in network.released) is went_on
     assert waiting == (set() if went_on else dropping)

@@ -177,11 +177,11 @@ async def test_a_stop_of_a_pod_reaches_containerd_whatever_fails_here(
     record = AddressRecord(
         sandbox=SandboxId(pod.id), netns="/x", own=state, preserved=state, host_device="b"
     )
-    node.flows.sandboxes.records.remember(record)
+    node.flows.addresses.records.remember(record)
     await node.stop_pod(pod)
     assert not node.containerd.pods[pod.id].ready
     assert "the kernel refuses" in caplog.text
-    assert node.flows.sandboxes.records.sandboxes() == [pod.id]  # for the next attempt
+    assert node.flows.addresses.records.sandboxes() == [pod.id]  # for the next attempt
     await node.remove_pod(pod)
     assert not node.containerd.pods
 

@@ -16,8 +16,8 @@ from crishim.errors import Precondition, Unsupported
 from crishim.kernel import procs
 from crishim.kernel.net.netns import NetnsThread
 from crishim.kernel.net.sockdiag import SockDiag, TcpState
+from crishim.modes import TcpMode
 from crishim.network import podnetwork
-from crishim.words import TcpMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

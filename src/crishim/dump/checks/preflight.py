@@ -18,8 +18,8 @@ from crishim.dump import remaps
 from crishim.dump.checks import endpoints, openfiles, space
 from crishim.errors import NotFound, Precondition, Unsupported
 from crishim.kernel import mounts, procs
+from crishim.modes import TcpMode
 from crishim.network import cni, keeping
-from crishim.words import TcpMode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,12 +17,12 @@ from crishim.dump.request import DumpRequest
 from crishim.errors import InvalidRequest
 from crishim.flow.phases import Phases
 from crishim.ids import checkpoint_name, container_id
+from crishim.modes import AddressMode, OnFailure, TcpMode
 from crishim.restore.options import RestoreOptions
 from crishim.restore.receive import ReceiveRequest
 from crishim.restore.wanted import COLD_NEEDS_POD
 from crishim.server.api import messages
 from crishim.store.inspect import inspect, summarize
-from crishim.words import AddressMode, OnFailure, TcpMode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -22,10 +22,10 @@ from crishim.dump.request import DumpRequest
 from crishim.errors import Busy, CrishimError, InvalidRequest, Precondition, RuntimeRefused
 from crishim.flow.phases import Phases
 from crishim.ids import by_prefix, container_id
+from crishim.modes import OnFailure
 from crishim.restore.createrequest import base_request
 from crishim.restore.wanted import may_want, read_manifest, refuse_foreign, wanted
 from crishim.server.cri.leaving import tried, whole_id
-from crishim.words import OnFailure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,10 +15,10 @@ from crishim.errors import NoSpace, NotFound, Precondition, Unsupported
 from crishim.kernel import procs
 from crishim.kernel.mounts import parse_mountinfo
 from crishim.kernel.net.sockdiag import InetSocket, TcpState, UnixSocket
+from crishim.modes import TcpMode
 from crishim.network import cni
 from crishim.network.keeping import Policy
 from crishim.network.podnetwork import PodNetwork
-from crishim.words import TcpMode
 
 STREAM, DATAGRAM = 1, 2
 TABLE = b"""\

@@ -87,7 +87,8 @@ class Resolver:
     async def runc(self, container: ContainerId) -> Runc:
         """Return the runc that containerd's shim uses for a container, running or not.
 
-        Raises: NotFound: containerd has no record of it. Precondition: another runtime than runc.
+        Raises: RuntimeNotFound: containerd has no record of it. NotFound: our wrapper has lost the
+            name of the real one. Precondition: another runtime than runc.
         """
         record = await self.records.container(container)
         return runc_of(record, paths=self.paths, namespace=self.records.namespace)

@@ -1,10 +1,11 @@
 """What stands beside a container from its preparation until it is gone, and what becomes of it.
 
-    waits       a checkpoint is to be restored at the next start
-    settle      did a restore succeed that nobody could write the end of?
-    pod_leaves  the same for all of a sandbox that goes
-    removed     the container is gone; so is what stood beside it
-    sweep       the same for whatever was missed
+    undo_preparation  a preparation has failed; nothing waits any more
+    waits             a checkpoint is to be restored at the next start
+    settle            did a restore succeed that nobody could write the end of?
+    pod_leaves        the same for all of a sandbox that goes
+    removed           the container is gone; so is what stood beside it
+    sweep             the same for whatever was missed
 
 Nothing is taken back here that may run: positive evidence only, and where nobody knows it stays.
 """

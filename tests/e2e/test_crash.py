@@ -101,6 +101,37 @@ def test_killed_while_criu_restores(runs, victims):
     kill_at(runs, "start", victims, points)
 
 
+@pytest.mark.usefixtures("runs")
+def test_a_task_that_containerd_has_forgotten_hinders_nobody(node):
+    """The daemon died in a start, and containerd has a task that its CRI does not know of.
+
+    containerd 2.4 forgets one now and then, whose caller goes in the very moment when it was made:
+    "failed to get task pid". Here the daemon dies before it asks, and the task is made behind
+    CRI's back; its processes are the restored ones, running.
+    """
+    pod = node.pod()
+    container = pod.run()
+    client = nodes.Client(pod.address)
+    client.wait_answers(20)
+    checkpoint(node, container, "--stop")
+    pod.remove()
+    successor = node.pod()
+    created = successor.create(ARCHIVE)
+    point = f"{failpoint.DIRECTORY}/step-restore"
+    node.sh(
+        f"mkdir -p {failpoint.DIRECTORY}; mkfifo {point}; (crictl start {created} || :) & start=$!;"
+        f" for i in $(seq 1000); do [ -e {point}.reached ] && break; sleep 0.01; done;"
+        f" test -e {point}.reached; service crishim kill; rm {point} {point}.reached; wait $start"
+    )
+    node.exec("ctr", "-n", "k8s.io", "task", "start", "--detach", "--null-io", created)
+    node.exec("service", "crishim", "start")
+    node.crictl("start", created)  # "already exists", and nothing could be removed
+    client.wait_answers(50)
+    assert_unharmed(client.close())
+    successor.remove()
+    node.exec("rm", ARCHIVE)
+
+
 @pytest.mark.parametrize("service", ["crishim", "containerd"])
 def test_killed_between_create_and_start(node, service):
     """The container that was created from a checkpoint is restored by its start all the same."""

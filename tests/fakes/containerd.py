@@ -17,6 +17,7 @@ from crishim._proto.containerd.services.containers.v1 import containers_pb2
 from crishim._proto.containerd.services.images.v1 import images_pb2
 from crishim._proto.containerd.services.leases.v1 import leases_pb2
 from crishim._proto.containerd.services.snapshots.v1 import snapshots_pb2
+from crishim._proto.containerd.services.tasks.v1 import tasks_pb2
 from crishim._proto.containerd.types.runc.options import oci_pb2
 from crishim._proto.runtime.v1 import api_pb2
 from tests.fakes.cri_server import IMAGES, RUNTIME, Answer
@@ -106,6 +107,7 @@ class Containerd:
         self._serve(LEASES + "AddResource", leases_pb2.AddResourceRequest, self.add_resource)
         self._serve(LEASES + "Delete", leases_pb2.DeleteRequest, self.delete_lease)
         self._serve(NATIVE + "images.v1.Images/Get", images_pb2.GetImageRequest, self.get_image)
+        self._serve(NATIVE + "tasks.v1.Tasks/Wait", tasks_pb2.WaitRequest, self.wait_task)
         mounts = NATIVE + "snapshots.v1.Snapshots/Mounts"
         self._serve(mounts, snapshots_pb2.MountsRequest, self.mounts)
 
@@ -314,6 +316,9 @@ class Containerd:
 
     def get_image(self, request):
         raise Refused(grpc.StatusCode.NOT_FOUND, "CRI's own list is all there is")
+
+    def wait_task(self, request):
+        raise Refused(grpc.StatusCode.NOT_FOUND, "CRI deletes the task of what has ended")
 
     def mounts(self, request):
         upper = self.bodies[request.key].upper

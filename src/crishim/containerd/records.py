@@ -1,11 +1,11 @@
-"""containerd's own records behind its CRI: containers, leases, snapshot mounts.
+"""containerd's own records behind its CRI: containers and tasks, leases, snapshot mounts.
 
-These calls go to containerd's native services. The one thing that CRI cannot do and we need is to
-change the runtime options of a created container, which containerd allows only by deleting and
-creating its record.
+These calls go to containerd's native services. Two things that CRI cannot do are needed: to change
+the runtime options of a created container, which containerd allows only by deleting and creating
+its record; and to delete a task that CRI does not know of.
 
-Source: containerd api/services/{containers,leases,snapshots,images}/v1 (1.7 to 2.4);
-core/metadata/containers.go for what an update may change.
+Source: containerd api/services/{containers,leases,snapshots,tasks}/v1 (1.7 to 2.4);
+core/metadata/containers.go for what an update may change; plugins/services/tasks/local.go.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from crishim._proto.containerd.services.containers.v1 import containers_pb2, containers_pb2_grpc
 from crishim._proto.containerd.services.leases.v1 import leases_pb2, leases_pb2_grpc
 from crishim._proto.containerd.services.snapshots.v1 import snapshots_pb2, snapshots_pb2_grpc
+from crishim._proto.containerd.services.tasks.v1 import tasks_pb2, tasks_pb2_grpc
 from crishim.containerd.service import Service
 from crishim.errors import RuntimeNotFound
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from crishim.ids import ContainerId, SandboxId
 
 _TIMEOUT_S = 30.0
+_TASK_END_S = 10.0
 _EXPIRE_LABEL = "containerd.io/gc.expire"
 
 
@@ -50,6 +52,7 @@ class Records:
         self._containers = Service(containers_pb2_grpc.ContainersStub(channel))
         self._leases = Service(leases_pb2_grpc.LeasesStub(channel))
         self._snapshots = Service(snapshots_pb2_grpc.SnapshotsStub(channel))
+        self._tasks = Service(tasks_pb2_grpc.TasksStub(channel))
 
     async def container(self, container: ContainerId | SandboxId) -> containers_pb2.Container:
         """Return the record of one container, or of a sandbox's own; or raise RuntimeNotFound."""
@@ -77,6 +80,22 @@ class Records:
         await self._call(
             self._containers.Create, containers_pb2.CreateContainerRequest(container=record)
         )
+
+    async def delete_task(self, container: ContainerId) -> bool:
+        """Wait until the processes of a task have ended, delete it; return whether that was done.
+
+        It was not where containerd has no task of the container. The container's record stays.
+        Raises: RuntimeRefused: they have not ended within ten seconds; the task stays.
+        """
+        try:
+            ended = tasks_pb2.WaitRequest(container_id=container)
+            await self._call(self._tasks.Wait, ended, timeout_s=_TASK_END_S)
+            await self._call(
+                self._tasks.Delete, tasks_pb2.DeleteTaskRequest(container_id=container)
+            )
+        except RuntimeNotFound:
+            return False
+        return True
 
     async def mounts(self, *, snapshotter: str, key: str) -> list[Mount]:
         """Return how the active snapshot `key` would be mounted."""
@@ -106,5 +125,5 @@ class Records:
         """Delete a lease; what it held is judged by containerd's collector again."""
         await self._call(self._leases.Delete, leases_pb2.DeleteRequest(id=lease))
 
-    async def _call(self, method: Any, request: Any) -> Any:
-        return await method(request, metadata=self._metadata, timeout=_TIMEOUT_S)
+    async def _call(self, method: Any, request: Any, *, timeout_s: float = _TIMEOUT_S) -> Any:
+        return await method(request, metadata=self._metadata, timeout=timeout_s)

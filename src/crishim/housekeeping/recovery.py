@@ -335,11 +335,14 @@ class Recovery:
             await to_the_end(self.addresses.recover(sandbox, arrived=arrived))
 
     async def _end_half_restored(self, directory: Path) -> None:
-        """End what a restore has brought to life and containerd does not know as running.
+        """End what a restore has brought to life and containerd's CRI does not know as running.
 
         containerd 2.0 to 2.3 gives a task up whose caller has gone, and its processes go on: a
         second live copy, once the archive is restored elsewhere. Where containerd is still waiting
-        for them to end, it can clear up after them now.
+        for them to end, it can clear up after them now. A caller that goes right after the task
+        was made leaves one that CRI has forgotten (2.4: "failed to get task pid"): neither could
+        the container be started again ("already exists"), nor it and its pod ever be removed
+        ("cannot delete running task").
         """
         if await in_thread(plans.read, directory) is None:
             return
@@ -353,6 +356,8 @@ class Recovery:
         if await in_thread(os.path.lexists, runc.root / found.id):
             await runcs.end(runc, found.id)
             _log.warning("container %s: ended what a broken restore has left of it", found.id[:13])
+        if await self.records.delete_task(found.id):
+            _log.warning("container %s: deleted a task that CRI did not know of", found.id[:13])
 
     async def _restore_ended(self, directory: Path, *, wait_s: float, worked: bool) -> None:
         if await in_thread(plans.read, directory) is not None:

@@ -653,8 +653,11 @@ async def test_no_address_is_taken_back_because_nobody_could_list_the_restores(n
 async def test_what_containerd_has_given_up_does_not_live_on(
     node, monkeypatch, waits, state, known
 ):
-    """containerd 2.1 leaves the processes of a task alone whose caller has gone."""
-    ended, recovered = [], []
+    """containerd 2.1 leaves the processes of a task alone whose caller has gone.
+
+    And 2.4 forgets a task that it had just made then: deleted once its processes have ended.
+    """
+    ended, deleted, recovered = [], [], []
     directory = node.paths.restores / "c1"
     directory.mkdir(parents=True)
     if waits:
@@ -676,6 +679,12 @@ async def test_what_containerd_has_given_up_does_not_live_on(
         assert not recovered, "its address goes first, and its processes run"
         ended.append(identity)
 
+    async def delete_task(identity):
+        assert not recovered
+        assert ended == ([identity] if known else []), "it would be waited for in vain"
+        deleted.append(identity)
+        return True
+
     async def recover(sandbox, *, arrived):
         recovered.append((sandbox, arrived))
 
@@ -683,11 +692,13 @@ async def test_what_containerd_has_given_up_does_not_live_on(
     recovery = replace(
         node.recovery,
         cri=SimpleNamespace(container=container),
+        records=SimpleNamespace(delete_task=delete_task),
         resolver=SimpleNamespace(runc=runc),
         reviver=SimpleNamespace(has_arrived=has_arrived),
     )
     monkeypatch.setattr(node.sandboxes, "recover", recover)
     await recovery._settled("s1", [directory])
-    given_up = waits and known and state in ("CREATED", "EXITED")
-    assert ended == (["c1"] if given_up else [])
+    given_up = waits and state in ("CREATED", "EXITED")
+    assert ended == (["c1"] if given_up and known else [])
+    assert deleted == (["c1"] if given_up else [])
     assert recovered == [("s1", False)]

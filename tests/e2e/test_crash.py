@@ -102,12 +102,13 @@ def test_killed_while_criu_restores(runs, victims):
 
 
 @pytest.mark.usefixtures("runs")
-def test_a_task_that_containerd_has_forgotten_hinders_nobody(node):
+def test_a_task_that_cri_does_not_know_of_hinders_nobody(node):
     """The daemon died in a start, and containerd has a task that its CRI does not know of.
 
-    containerd 2.4 forgets one now and then, whose caller goes in the very moment when it was made:
-    "failed to get task pid". Here the daemon dies before it asks, and the task is made behind
-    CRI's back; its processes are the restored ones, running.
+    One whose caller goes in the very moment when it was made is forgotten by CRI: "failed to get
+    task pid". Nobody can time that, so here the daemon dies before it asks, and the task is made
+    behind CRI's back; its processes are the restored ones, running. The container counts as
+    created here, as exited there: neither can be removed as long as there is a task.
     """
     pod = node.pod()
     container = pod.run()
@@ -125,7 +126,7 @@ def test_a_task_that_containerd_has_forgotten_hinders_nobody(node):
     )
     node.exec("ctr", "-n", "k8s.io", "task", "start", "--detach", "--null-io", created)
     node.exec("service", "crishim", "start")
-    node.crictl("start", created)  # "already exists", and nothing could be removed
+    node.crictl("start", created)  # with that task still there: "already exists"
     client.wait_answers(50)
     assert_unharmed(client.close())
     successor.remove()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from crishim.ids import ContainerId, SandboxId
 
 _TIMEOUT_S = 30.0
-_TASK_END_S = 10.0
+_TASK_END_S = 2.0
 _EXPIRE_LABEL = "containerd.io/gc.expire"
 
 
@@ -82,10 +82,12 @@ class Records:
         )
 
     async def delete_task(self, container: ContainerId) -> bool:
-        """Wait until the processes of a task have ended, delete it; return whether that was done.
+        """Delete a task whose first process has ended; return whether that was done.
 
-        It was not where containerd has no task of the container. The container's record stays.
-        Raises: RuntimeRefused: they have not ended within ten seconds; the task stays.
+        It was not where containerd, or its shim, has no task of the container. The container's
+        record stays.
+        Raises: RuntimeRefused: it has not ended within two seconds, and the task stays; or
+            containerd could not delete it.
         """
         try:
             ended = tasks_pb2.WaitRequest(container_id=container)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from crishim.containerd.cri import Cri
     from crishim.containerd.records import Records
     from crishim.flow.locks import Locks
+    from crishim.ids import ContainerId
     from crishim.network.hold import HoldRecord
     from crishim.paths import Paths
     from crishim.restore.leftovers import Leftovers
@@ -323,6 +324,10 @@ class Recovery:
 
         if await self._pieces.attempt(settle(), what):
             self._unsettled.pop(sandbox, None)
+            for directory in directories:
+                # Not among the others: what lives is ended, whatever containerd says to this.
+                deleted = partial(self._delete_task, directory)
+                await self._pieces.until_done(deleted, f"task of container {directory.name[:13]}")
         self._may_go_on(names)
 
     async def _settled(self, sandbox: SandboxId, directories: list[Path]) -> None:
@@ -339,25 +344,36 @@ class Recovery:
 
         containerd 2.0 to 2.3 gives a task up whose caller has gone, and its processes go on: a
         second live copy, once the archive is restored elsewhere. Where containerd is still waiting
-        for them to end, it can clear up after them now. A caller that goes right after the task
-        was made leaves one that CRI has forgotten (2.4: "failed to get task pid"): neither could
-        the container be started again ("already exists"), nor it and its pod ever be removed
-        ("cannot delete running task").
+        for them to end, it can clear up after them now; `_delete_task` does where it has forgotten.
         """
-        if await in_thread(plans.read, directory) is None:
+        if (container := await self._half_restored(directory)) is None:
             return
+        runc = await self.resolver.runc(container)
+        if await in_thread(os.path.lexists, runc.root / container):
+            await runcs.end(runc, container)
+            _log.warning("container %s: ended what a broken restore has left of it", container[:13])
+
+    async def _delete_task(self, directory: Path) -> None:
+        """Delete the task of what `_end_half_restored` has ended, if containerd still has one.
+
+        A caller that goes right after containerd has made a task has CRI forget it ("failed to get
+        task pid", seen on 2.4): the container and its pod could never be removed ("cannot delete
+        running task").
+        """
+        container = await self._half_restored(directory)
+        if container is not None and await self.records.delete_task(container):
+            _log.warning("container %s: deleted a task that CRI did not know of", container[:13])
+
+    async def _half_restored(self, directory: Path) -> ContainerId | None:
+        """Return whose restore was broken off, if CRI says that the container does not run."""
+        if await in_thread(plans.read, directory) is None:
+            return None
         try:
             found = await self.cri.container(directory.name)
         except RuntimeNotFound:
-            return
-        if found.status.state not in (api_pb2.CONTAINER_CREATED, api_pb2.CONTAINER_EXITED):
-            return
-        runc = await self.resolver.runc(found.id)
-        if await in_thread(os.path.lexists, runc.root / found.id):
-            await runcs.end(runc, found.id)
-            _log.warning("container %s: ended what a broken restore has left of it", found.id[:13])
-        if await self.records.delete_task(found.id):
-            _log.warning("container %s: deleted a task that CRI did not know of", found.id[:13])
+            return None
+        ended = found.status.state in (api_pb2.CONTAINER_CREATED, api_pb2.CONTAINER_EXITED)
+        return found.id if ended else None
 
     async def _restore_ended(self, directory: Path, *, wait_s: float, worked: bool) -> None:
         if await in_thread(plans.read, directory) is not None:

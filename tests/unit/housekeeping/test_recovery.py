@@ -15,7 +15,14 @@ import pytest
 
 from crishim._proto.runtime.v1 import api_pb2
 from crishim.aio import patience
-from crishim.errors import Busy, Corrupt, DeadlineExceeded, Precondition, ToolFailed
+from crishim.errors import (
+    Busy,
+    Corrupt,
+    DeadlineExceeded,
+    Precondition,
+    RuntimeRefused,
+    ToolFailed,
+)
 from crishim.flow.locks import Locks
 from crishim.housekeeping.recovery import Recovery
 from crishim.kernel import mounts, tree
@@ -647,6 +654,60 @@ async def test_no_address_is_taken_back_because_nobody_could_list_the_restores(n
     assert await recovery._by_sandbox() == {"5a": [node.paths.restores / "c1"]}
 
 
+class HalfRestored:
+    """A pod with containers whose restores were broken off, and a containerd that may refuse."""
+
+    def __init__(self, node, monkeypatch, *containers, state="EXITED", waits=True, known=True):
+        self.ended, self.deleted, self.recovered = [], [], []
+        self.refuses = set()
+        self.state = state
+        self.runc_root = node.path / "runc"
+        self.directories = [node.paths.restores / container for container in containers]
+        for directory in self.directories:
+            directory.mkdir(parents=True)
+            if waits:
+                (directory / "pending").write_text(json.dumps(asdict(plan())))
+            if known:
+                (self.runc_root / directory.name).mkdir(parents=True)
+        self.recovery = replace(
+            node.recovery,
+            cri=SimpleNamespace(container=self._container),
+            records=SimpleNamespace(delete_task=self._delete_task),
+            resolver=SimpleNamespace(runc=self._runc),
+            reviver=SimpleNamespace(has_arrived=self._has_arrived),
+            _unsettled={"s1": self.directories},
+        )
+        monkeypatch.setattr("crishim.tools.runc.end", self._end)
+        monkeypatch.setattr("crishim.housekeeping.recovery.settled", self._settled)
+        monkeypatch.setattr(node.sandboxes, "recover", self._recover)
+
+    async def _container(self, identity):
+        number = api_pb2.ContainerState.Value(f"CONTAINER_{self.state}")
+        return SimpleNamespace(id=identity, status=api_pb2.ContainerStatus(state=number))
+
+    async def _runc(self, _):
+        return Runc(binary="runc", root=self.runc_root)
+
+    async def _has_arrived(self, _):
+        return False
+
+    async def _settled(self, *_, **__):
+        pass
+
+    async def _end(self, _, identity):
+        assert not self.recovered, "its address goes first, and its processes run"
+        self.ended.append(identity)
+
+    async def _delete_task(self, identity):
+        if identity in self.refuses:
+            raise RuntimeRefused("it has not ended", details="it has not ended")
+        self.deleted.append(identity)
+        return True
+
+    async def _recover(self, sandbox, *, arrived):
+        self.recovered.append((sandbox, arrived))
+
+
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("state", ["CREATED", "RUNNING", "EXITED", "UNKNOWN"])
 @pytest.mark.parametrize("waits", [True, False])
@@ -655,50 +716,37 @@ async def test_what_containerd_has_given_up_does_not_live_on(
 ):
     """containerd 2.1 leaves the processes of a task alone whose caller has gone.
 
-    And 2.4 forgets a task that it had just made then: deleted once its processes have ended.
+    And 2.4 has CRI forget a task that it had just made then.
     """
-    ended, deleted, recovered = [], [], []
-    directory = node.paths.restores / "c1"
-    directory.mkdir(parents=True)
-    if waits:
-        (directory / "pending").write_text(json.dumps(asdict(plan())))
-    if known:
-        (node.path / "runc" / "c1").mkdir(parents=True)
-
-    async def container(identity):
-        number = api_pb2.ContainerState.Value(f"CONTAINER_{state}")
-        return SimpleNamespace(id=identity, status=api_pb2.ContainerStatus(state=number))
-
-    async def runc(_):
-        return Runc(binary="runc", root=node.path / "runc")
-
-    async def has_arrived(_):
-        return False
-
-    async def end(_, identity):
-        assert not recovered, "its address goes first, and its processes run"
-        ended.append(identity)
-
-    async def delete_task(identity):
-        assert not recovered
-        assert ended == ([identity] if known else []), "it would be waited for in vain"
-        deleted.append(identity)
-        return True
-
-    async def recover(sandbox, *, arrived):
-        recovered.append((sandbox, arrived))
-
-    monkeypatch.setattr("crishim.tools.runc.end", end)
-    recovery = replace(
-        node.recovery,
-        cri=SimpleNamespace(container=container),
-        records=SimpleNamespace(delete_task=delete_task),
-        resolver=SimpleNamespace(runc=runc),
-        reviver=SimpleNamespace(has_arrived=has_arrived),
-    )
-    monkeypatch.setattr(node.sandboxes, "recover", recover)
-    await recovery._settled("s1", [directory])
+    half = HalfRestored(node, monkeypatch, "c1", state=state, waits=waits, known=known)
+    await half.recovery._settle("s1")
     given_up = waits and state in ("CREATED", "EXITED")
-    assert ended == (["c1"] if given_up and known else [])
-    assert deleted == (["c1"] if given_up else [])
-    assert recovered == [("s1", False)]
+    assert half.ended == (["c1"] if given_up and known else [])
+    assert half.deleted == (["c1"] if given_up else [])
+    assert half.recovered == [("s1", False)]
+
+
+async def test_a_task_that_cannot_be_deleted_costs_nobody_else(node, monkeypatch):
+    """What lives in the pod is ended and its address taken back; the task is tried again."""
+    half = HalfRestored(node, monkeypatch, "c1", "c2")
+    half.refuses.add("c1")
+    await half.recovery._settle("s1")
+    assert (half.ended, half.deleted) == (["c1", "c2"], ["c2"])
+    assert half.recovered == [("s1", False)]
+    assert half.recovery.restless
+    half.refuses.clear()
+    half.recovery._pieces.new_round()
+    await half.recovery._pieces.again()
+    assert half.deleted == ["c2", "c1"]
+    assert not half.recovery.restless
+
+
+async def test_the_task_of_what_runs_by_now_is_left_alone(node, monkeypatch):
+    """It could not be deleted, and somebody has started the container since."""
+    half = HalfRestored(node, monkeypatch, "c1")
+    half.refuses.add("c1")
+    await half.recovery._settle("s1")
+    half.refuses.clear()
+    half.state = "RUNNING"
+    await half.recovery._pieces.again()
+    assert half.deleted == []

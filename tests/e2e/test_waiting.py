@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests.e2e import nodes
-from tests.e2e.moves import ARCHIVE, assert_unharmed, checkpoint, eventually
+from tests.e2e.moves import ARCHIVE, assert_unharmed, checkpoint, eventually, times_sent_again
 
 CONFIG = "/etc/crishim/config.toml"
 CNI_CONFIG = "/etc/cni/net.d/10-lab.conflist"
@@ -35,8 +35,12 @@ def stopped(node: nodes.Node) -> tuple[nodes.Pod, str, nodes.Client]:
 
 @pytest.mark.parametrize("pod_stays", [True, False], ids=["pod-stays", "pod-gone"])
 def test_waiting_ends_after_the_configured_time(impatient, pod_stays):
-    """The client is told by a reset and does not hang; the address is free again."""
+    """The client is told by a reset and does not hang; the address is free again.
+
+    It is one that sends while the pod is still there: of what comes after that nothing is caught.
+    """
     pod, address, client = stopped(impatient)
+    eventually(lambda: times_sent_again(address) > 0)
     if not pod_stays:
         pod.remove()
     eventually(lambda: client.report()["errors"] != [], outcome=True)

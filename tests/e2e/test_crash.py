@@ -101,8 +101,9 @@ def test_killed_while_criu_restores(runs, victims):
     kill_at(runs, "start", victims, points)
 
 
+@pytest.mark.parametrize("verb", ["start", "rm"])
 @pytest.mark.usefixtures("runs")
-def test_a_task_that_cri_does_not_know_of_hinders_nobody(node):
+def test_a_task_that_cri_does_not_know_of_hinders_nobody(node, verb):
     """The daemon died in a start, and containerd has a task that its CRI does not know of.
 
     One whose caller goes in the very moment when it was made is forgotten by CRI: "failed to get
@@ -126,7 +127,9 @@ def test_a_task_that_cri_does_not_know_of_hinders_nobody(node):
     )
     node.exec("ctr", "-n", "k8s.io", "task", "start", "--detach", "--null-io", created)
     node.exec("service", "crishim", "start")
-    node.crictl("start", created)  # with that task still there: "already exists"
+    node.crictl(verb, created)  # with that task: "already exists", "cannot delete running task"
+    if verb == "rm":
+        node.crictl("start", successor.create(ARCHIVE))
     client.wait_answers(50)
     assert_unharmed(client.close())
     successor.remove()

@@ -5,6 +5,7 @@ What failed is said once, and can be tried again. This module must never know wh
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -59,5 +60,5 @@ class Attempts:
 
     async def again(self) -> None:
         """Try what `until_done` could not do."""
-        for what, work in tuple(self._again.items()):
-            await self.until_done(work, what)
+        pieces = tuple(self._again.items())
+        await asyncio.gather(*(self.until_done(work, what) for what, work in pieces))

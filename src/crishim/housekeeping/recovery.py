@@ -23,18 +23,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crishim._proto.runtime.v1 import api_pb2
 from crishim.aio.shield import in_thread, to_the_end
-from crishim.errors import Corrupt, RuntimeNotFound, Unavailable
+from crishim.errors import Corrupt, CrishimError, RuntimeRefused, Unavailable
 from crishim.housekeeping import wrappers
 from crishim.housekeeping.abandoned import Abandoned
 from crishim.housekeeping.attempts import Attempts
+from crishim.housekeeping.halfrestored import HalfRestored
 from crishim.ids import SandboxId, sandbox_id
 from crishim.kernel import atomic, files
 from crishim.network import address, hold, neighbours, strays
 from crishim.restore import exchange, plans
 from crishim.restore.settle import clear_mounts, settled
-from crishim.tools import runc as runcs
 from crishim.tools.stillatwork import StillAtWork
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from crishim.containerd.cri import Cri
     from crishim.containerd.records import Records
     from crishim.flow.locks import Locks
-    from crishim.ids import ContainerId
     from crishim.network.hold import HoldRecord
     from crishim.paths import Paths
     from crishim.restore.leftovers import Leftovers
@@ -127,6 +125,12 @@ class Recovery:
     def _restores(self) -> list[Path]:
         """Return the directories of restores; raise OSError if nobody can tell."""
         return [path for path in files.entries(self.paths.restores) if path.is_dir()]
+
+    @property
+    def _half_restored(self) -> HalfRestored:
+        return HalfRestored(
+            cri=self.cri, records=self.records, resolver=self.resolver, locks=self.locks
+        )
 
     @property
     def _abandoned(self) -> Abandoned:
@@ -324,56 +328,30 @@ class Recovery:
 
         if await self._pieces.attempt(settle(), what):
             self._unsettled.pop(sandbox, None)
-            for directory in directories:
-                # Not among the others: what lives is ended, whatever containerd says to this.
-                deleted = partial(self._delete_task, directory)
-                await self._pieces.until_done(deleted, f"task of container {directory.name[:13]}")
+            await asyncio.gather(*(self._without_task(sandbox, item) for item in directories))
         self._may_go_on(names)
 
     async def _settled(self, sandbox: SandboxId, directories: list[Path]) -> None:
         arrived = False
         for directory in directories:
             arrived = await self.reviver.has_arrived(directory) or arrived
+        failed: list[Exception] = []
+        half = self._half_restored
         async with self.locks.whole(sandbox):
             for directory in directories:
-                await to_the_end(self._end_half_restored(directory))
+                try:
+                    await to_the_end(half.end(directory))
+                except (CrishimError, RuntimeRefused, OSError) as error:
+                    failed.append(error)  # the others do not live on for that
+            if failed:
+                raise failed[0]
             await to_the_end(self.addresses.recover(sandbox, arrived=arrived))
 
-    async def _end_half_restored(self, directory: Path) -> None:
-        """End what a restore has brought to life and containerd's CRI does not know as running.
-
-        containerd 2.0 to 2.3 gives a task up whose caller has gone, and its processes go on: a
-        second live copy, once the archive is restored elsewhere. Where containerd is still waiting
-        for them to end, it can clear up after them now; `_delete_task` does where it has forgotten.
-        """
-        if (container := await self._half_restored(directory)) is None:
-            return
-        runc = await self.resolver.runc(container)
-        if await in_thread(os.path.lexists, runc.root / container):
-            await runcs.end(runc, container)
-            _log.warning("container %s: ended what a broken restore has left of it", container[:13])
-
-    async def _delete_task(self, directory: Path) -> None:
-        """Delete the task of what `_end_half_restored` has ended, if containerd still has one.
-
-        A caller that goes right after containerd has made a task has CRI forget it ("failed to get
-        task pid", seen on 2.4): the container and its pod could never be removed ("cannot delete
-        running task").
-        """
-        container = await self._half_restored(directory)
-        if container is not None and await self.records.delete_task(container):
-            _log.warning("container %s: deleted a task that CRI did not know of", container[:13])
-
-    async def _half_restored(self, directory: Path) -> ContainerId | None:
-        """Return whose restore was broken off, if CRI says that the container does not run."""
-        if await in_thread(plans.read, directory) is None:
-            return None
-        try:
-            found = await self.cri.container(directory.name)
-        except RuntimeNotFound:
-            return None
-        ended = found.status.state in (api_pb2.CONTAINER_CREATED, api_pb2.CONTAINER_EXITED)
-        return found.id if ended else None
+    async def _without_task(self, sandbox: SandboxId, directory: Path) -> None:
+        """Have a task deleted, now or later; a failure costs the rest of the pod nothing."""
+        deleted = partial(self._half_restored.delete_task, sandbox, directory)
+        await self._pieces.until_done(deleted, f"task of container {directory.name[:13]}")
+        self._may_go_on([directory.name])
 
     async def _restore_ended(self, directory: Path, *, wait_s: float, worked: bool) -> None:
         if await in_thread(plans.read, directory) is not None:

@@ -3,7 +3,7 @@
 containerd's shim outlives containerd, and runc outlives the shim. A containerd that starts again
 keeps a task that runs and ends one that is half done; one whose caller has gone does the same, but
 for 2.0 to 2.3, which leave its processes alone, and for the moment in which it has just made the
-task, when it forgets it (`Recovery` ends them).
+task, when it forgets it (`halfrestored` ends them).
 Until then the pod's address and hold must stay as they are: sockets may come alive any moment.
 """
 

@@ -20,6 +20,7 @@ from crishim.errors import (
     Corrupt,
     DeadlineExceeded,
     Precondition,
+    RuntimeNotFound,
     RuntimeRefused,
     ToolFailed,
 )
@@ -659,7 +660,8 @@ class HalfRestored:
 
     def __init__(self, node, monkeypatch, *containers, state="EXITED", waits=True, known=True):
         self.ended, self.deleted, self.recovered = [], [], []
-        self.refuses = set()
+        self.refuses, self.stays = set(), set()
+        self.locks = node.locks
         self.state = state
         self.runc_root = node.path / "runc"
         self.directories = [node.paths.restores / container for container in containers]
@@ -682,6 +684,8 @@ class HalfRestored:
         monkeypatch.setattr(node.sandboxes, "recover", self._recover)
 
     async def _container(self, identity):
+        if self.state is None:
+            raise RuntimeNotFound("no such container")
         number = api_pb2.ContainerState.Value(f"CONTAINER_{self.state}")
         return SimpleNamespace(id=identity, status=api_pb2.ContainerStatus(state=number))
 
@@ -696,9 +700,15 @@ class HalfRestored:
 
     async def _end(self, _, identity):
         assert not self.recovered, "its address goes first, and its processes run"
+        if identity in self.stays:
+            raise ToolFailed("runc delete", 1)
         self.ended.append(identity)
 
     async def _delete_task(self, identity):
+        assert self.recovered, "the address would wait for containerd"
+        assert self.locks.busy(identity), "it could be started meanwhile"
+        with self.locks.hold("other", "restore", sandbox="s1", alone=True):
+            pass  # nothing else of the pod waits
         if identity in self.refuses:
             raise RuntimeRefused("it has not ended", details="it has not ended")
         self.deleted.append(identity)
@@ -741,12 +751,49 @@ async def test_a_task_that_cannot_be_deleted_costs_nobody_else(node, monkeypatch
     assert not half.recovery.restless
 
 
-async def test_the_task_of_what_runs_by_now_is_left_alone(node, monkeypatch):
-    """It could not be deleted, and somebody has started the container since."""
+@pytest.mark.parametrize("since", ["it runs", "it was restored", "it is gone"])
+async def test_the_task_of_what_has_gone_on_since_is_left_alone(node, monkeypatch, since):
+    """It could not be deleted at first."""
     half = HalfRestored(node, monkeypatch, "c1")
     half.refuses.add("c1")
     await half.recovery._settle("s1")
     half.refuses.clear()
-    half.state = "RUNNING"
+    if since == "it runs":
+        half.state = "RUNNING"
+    elif since == "it was restored":
+        (half.directories[0] / "pending").unlink()
+    else:
+        half.state = None
+    half.recovery._pieces.new_round()
     await half.recovery._pieces.again()
     assert half.deleted == []
+    assert not half.recovery.restless
+    half.state = "EXITED"
+    await half.recovery._pieces.again()
+    assert half.deleted == [], "it is remembered for ever"
+
+
+async def test_the_task_of_a_restore_under_way_is_left_alone(node, monkeypatch):
+    """CRI calls its container created until it runs, and its plan is there."""
+    half = HalfRestored(node, monkeypatch, "c1", state="CREATED")
+    half.refuses.add("c1")
+    await half.recovery._settle("s1")
+    half.refuses.clear()
+    with node.locks.hold("c1", "restore", sandbox="s1", alone=True):
+        await half.recovery._pieces.again()
+        assert half.deleted == []
+    await half.recovery._pieces.again()
+    assert half.deleted == ["c1"]
+
+
+async def test_what_cannot_be_ended_does_not_keep_the_others_of_its_pod_alive(node, monkeypatch):
+    """The address stays as long as one may live, and it is tried again."""
+    half = HalfRestored(node, monkeypatch, "c1", "c2")
+    half.stays.add("c1")
+    await half.recovery._settle("s1")
+    assert (half.ended, half.recovered, half.deleted) == (["c2"], [], [])
+    half.stays.clear()
+    await half.recovery._settle("s1")
+    assert half.ended == ["c2", "c1", "c2"]
+    assert half.recovered == [("s1", False)]
+    assert sorted(half.deleted) == ["c1", "c2"]

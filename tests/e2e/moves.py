@@ -16,6 +16,17 @@ def checkpoint(node: nodes.Node, container: str, *options: str, archive: str = A
     return json.loads(out.splitlines()[-1])["result"]
 
 
+def stopped(node: nodes.Node) -> tuple[nodes.Pod, str, nodes.Client]:
+    """A pod whose container a checkpoint has stopped, its address, a client that waits."""
+    pod = node.pod()
+    container = pod.run()
+    address = pod.address
+    client = nodes.Client(address)
+    client.wait_answers(20)
+    checkpoint(node, container, "--stop")
+    return pod, address, client
+
+
 def move(pod: nodes.Pod, container: str, **config: object) -> tuple[nodes.Pod, str]:
     """Checkpoint with stop, remove the pod, restore in a new one; return that and the container.
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e import failpoint, nodes
 from tests.e2e.conftest import LOGS
-from tests.e2e.moves import ARCHIVE, assert_unharmed, checkpoint
+from tests.e2e.moves import ARCHIVE, assert_unharmed, stopped
 from tests.e2e.soak.agent import Agent
 from tests.e2e.soak.plan import Plan
 from tests.e2e.soak.runs import Runs, told, warm_up
@@ -101,6 +101,14 @@ def test_killed_while_criu_restores(runs, victims):
     kill_at(runs, "start", victims, points)
 
 
+def about_to_start(node: nodes.Node) -> tuple[nodes.Client, nodes.Pod, str]:
+    """A client of a stopped container, the pod that it is to go on in, the container there."""
+    pod, _, client = stopped(node)
+    pod.remove()
+    successor = node.pod()
+    return client, successor, successor.create(ARCHIVE)
+
+
 @pytest.mark.parametrize("verb", ["start", "rm"])
 @pytest.mark.usefixtures("runs")
 def test_a_task_that_cri_does_not_know_of_hinders_nobody(node, verb):
@@ -111,17 +119,10 @@ def test_a_task_that_cri_does_not_know_of_hinders_nobody(node, verb):
     behind CRI's back; its processes are the restored ones, running. The container counts as
     created here, as exited there: neither can be removed as long as there is a task.
     """
-    pod = node.pod()
-    container = pod.run()
-    client = nodes.Client(pod.address)
-    client.wait_answers(20)
-    checkpoint(node, container, "--stop")
-    pod.remove()
-    successor = node.pod()
-    created = successor.create(ARCHIVE)
+    client, successor, created = about_to_start(node)
     point = f"{failpoint.DIRECTORY}/step-restore"
     node.sh(
-        f"mkdir -p {failpoint.DIRECTORY}; mkfifo {point}; (crictl start {created} || :) & start=$!;"
+        f"mkfifo {point}; (crictl start {created} || :) & start=$!;"
         f" for i in $(seq 1000); do [ -e {point}.reached ] && break; sleep 0.01; done;"
         f" test -e {point}.reached; service crishim kill; rm {point} {point}.reached; wait $start"
     )
@@ -139,13 +140,7 @@ def test_a_task_that_cri_does_not_know_of_hinders_nobody(node, verb):
 @pytest.mark.parametrize("service", ["crishim", "containerd"])
 def test_killed_between_create_and_start(node, service):
     """The container that was created from a checkpoint is restored by its start all the same."""
-    pod = node.pod()
-    container = pod.run()
-    client = nodes.Client(pod.address)
-    client.wait_answers(20)
-    checkpoint(node, container, "--stop")
-    pod.remove()
-    created = node.pod().create(ARCHIVE)
+    client, _, created = about_to_start(node)
     node.exec("service", service, "kill")
     node.exec("service", service, "start")
     node.sh("until crictl pods -q > /dev/null 2>&1; do sleep 0.1; done")

@@ -6,7 +6,14 @@ import json
 import pytest
 
 from tests.e2e import nodes
-from tests.e2e.moves import ARCHIVE, assert_unharmed, checkpoint, eventually, times_sent_again
+from tests.e2e.moves import (
+    ARCHIVE,
+    assert_unharmed,
+    checkpoint,
+    eventually,
+    stopped,
+    times_sent_again,
+)
 
 CONFIG = "/etc/crishim/config.toml"
 CNI_CONFIG = "/etc/cni/net.d/10-lab.conflist"
@@ -20,17 +27,6 @@ def impatient(node):
     yield node
     node.exec("rm", CONFIG)
     node.exec("service", "crishim", "restart")
-
-
-def stopped(node: nodes.Node) -> tuple[nodes.Pod, str, nodes.Client]:
-    """A pod whose container a checkpoint has stopped, its address, a client that waits."""
-    pod = node.pod()
-    container = pod.run()
-    address = pod.address
-    client = nodes.Client(address)
-    client.wait_answers(20)
-    checkpoint(node, container, "--stop")
-    return pod, address, client
 
 
 @pytest.mark.parametrize("pod_stays", [True, False], ids=["pod-stays", "pod-gone"])

@@ -48,8 +48,9 @@ class HalfRestored:
         for them to end, it can clear up after them now; `delete_task` does where it has forgotten.
         Raises: ToolFailed, RuntimeRefused, OSError: they may live on.
         """
-        if (container := await self._not_running(directory)) is None:
+        if not await self._broken_off(directory):
             return
+        container = ContainerId(directory.name)
         runc = await self.resolver.runc(container)
         if await in_thread(os.path.lexists, runc.root / container):
             await runcs.end(runc, container)
@@ -64,18 +65,17 @@ class HalfRestored:
         Raises: Busy: somebody does something with the container. RuntimeRefused: containerd does
             not delete it. Either may be tried again.
         """
-        with self.locks.hold(ContainerId(directory.name), "clean-up", sandbox=sandbox):
-            container = await self._not_running(directory)
-            if container is not None and await self.records.delete_task(container):
+        container = ContainerId(directory.name)
+        with self.locks.hold(container, "clean-up", sandbox=sandbox):
+            if await self._broken_off(directory) and await self.records.delete_task(container):
                 _log.warning("container %s: deleted the task that was left", container[:13])
 
-    async def _not_running(self, directory: Path) -> ContainerId | None:
-        """Return whose restore was broken off, if CRI says that the container does not run."""
+    async def _broken_off(self, directory: Path) -> bool:
+        """Return whether a restore has not come to its end, and CRI says that nothing runs."""
         if await in_thread(plans.read, directory) is None:
-            return None
+            return False
         try:
             found = await self.cri.container(directory.name)
         except RuntimeNotFound:
-            return None
-        ended = found.status.state in (api_pb2.CONTAINER_CREATED, api_pb2.CONTAINER_EXITED)
-        return ContainerId(found.id) if ended else None
+            return False
+        return found.status.state in (api_pb2.CONTAINER_CREATED, api_pb2.CONTAINER_EXITED)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crishim.aio.shield import in_thread, to_the_end
-from crishim.errors import Corrupt, CrishimError, RuntimeRefused, Unavailable
+from crishim.errors import Corrupt, Unavailable
 from crishim.housekeeping import wrappers
 from crishim.housekeeping.abandoned import Abandoned
 from crishim.housekeeping.attempts import Attempts
@@ -335,16 +335,11 @@ class Recovery:
         arrived = False
         for directory in directories:
             arrived = await self.reviver.has_arrived(directory) or arrived
-        failed: list[Exception] = []
-        half = self._half_restored
         async with self.locks.whole(sandbox):
-            for directory in directories:
-                try:
-                    await to_the_end(half.end(directory))
-                except (CrishimError, RuntimeRefused, OSError) as error:
-                    failed.append(error)  # the others do not live on for that
-            if failed:
-                raise failed[0]
+            # Each is tried: none lives on because of another.
+            async with contextlib.AsyncExitStack() as ends:
+                for directory in reversed(directories):
+                    ends.push_async_callback(to_the_end, self._half_restored.end(directory))
             await to_the_end(self.addresses.recover(sandbox, arrived=arrived))
 
     async def _without_task(self, sandbox: SandboxId, directory: Path) -> None:

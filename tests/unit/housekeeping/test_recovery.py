@@ -655,7 +655,7 @@ async def test_no_address_is_taken_back_because_nobody_could_list_the_restores(n
     assert await recovery._by_sandbox() == {"5a": [node.paths.restores / "c1"]}
 
 
-class HalfRestored:
+class BrokenOff:
     """A pod with containers whose restores were broken off, and a containerd that may refuse."""
 
     def __init__(self, node, monkeypatch, *containers, state="EXITED", waits=True, known=True):
@@ -728,7 +728,7 @@ async def test_what_containerd_has_given_up_does_not_live_on(
 
     And 2.4 has CRI forget a task that it had just made then.
     """
-    half = HalfRestored(node, monkeypatch, "c1", state=state, waits=waits, known=known)
+    half = BrokenOff(node, monkeypatch, "c1", state=state, waits=waits, known=known)
     await half.recovery._settle("s1")
     given_up = waits and state in ("CREATED", "EXITED")
     assert half.ended == (["c1"] if given_up and known else [])
@@ -738,7 +738,7 @@ async def test_what_containerd_has_given_up_does_not_live_on(
 
 async def test_a_task_that_cannot_be_deleted_costs_nobody_else(node, monkeypatch):
     """What lives in the pod is ended and its address taken back; the task is tried again."""
-    half = HalfRestored(node, monkeypatch, "c1", "c2")
+    half = BrokenOff(node, monkeypatch, "c1", "c2")
     half.refuses.add("c1")
     await half.recovery._settle("s1")
     assert (half.ended, half.deleted) == (["c1", "c2"], ["c2"])
@@ -754,7 +754,7 @@ async def test_a_task_that_cannot_be_deleted_costs_nobody_else(node, monkeypatch
 @pytest.mark.parametrize("since", ["it runs", "it was restored", "it is gone"])
 async def test_the_task_of_what_has_gone_on_since_is_left_alone(node, monkeypatch, since):
     """It could not be deleted at first."""
-    half = HalfRestored(node, monkeypatch, "c1")
+    half = BrokenOff(node, monkeypatch, "c1")
     half.refuses.add("c1")
     await half.recovery._settle("s1")
     half.refuses.clear()
@@ -775,7 +775,7 @@ async def test_the_task_of_what_has_gone_on_since_is_left_alone(node, monkeypatc
 
 async def test_the_task_of_a_restore_under_way_is_left_alone(node, monkeypatch):
     """CRI calls its container created until it runs, and its plan is there."""
-    half = HalfRestored(node, monkeypatch, "c1", state="CREATED")
+    half = BrokenOff(node, monkeypatch, "c1", state="CREATED")
     half.refuses.add("c1")
     await half.recovery._settle("s1")
     half.refuses.clear()
@@ -788,7 +788,7 @@ async def test_the_task_of_a_restore_under_way_is_left_alone(node, monkeypatch):
 
 async def test_what_cannot_be_ended_does_not_keep_the_others_of_its_pod_alive(node, monkeypatch):
     """The address stays as long as one may live, and it is tried again."""
-    half = HalfRestored(node, monkeypatch, "c1", "c2")
+    half = BrokenOff(node, monkeypatch, "c1", "c2")
     half.stays.add("c1")
     await half.recovery._settle("s1")
     assert (half.ended, half.recovered, half.deleted) == (["c2"], [], [])
